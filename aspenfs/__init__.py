@@ -1,0 +1,1 @@
+"""aspenfs: a POSIX filesystem whose every byte lives in a transactional key-value cluster."""

@@ -1,0 +1,153 @@
+"""The key codec of format v1: every key below ``fs:<volume>:``. Pure.
+
+Integers are big-endian u64, so that scans are in numeric order. docs/format.md is the normative text.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+from aspenfs.errors import VolumeError
+from aspenfs.types import Ino, SessionId
+
+_U64 = struct.Struct(">Q")
+_TWO_U64 = struct.Struct(">QQ")
+_VOLUME_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_META_SUFFIX = b".meta"
+
+
+def range_end(prefix: bytes) -> bytes:
+    """Return the smallest key above every key that starts with ``prefix``.
+
+    ``prefix`` must hold a byte other than 0xFF; every prefix made here does.
+    """
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes((trimmed[-1] + 1,))
+
+
+class ParsedKey(NamedTuple):
+    """What a key is about. ``kind`` is its letter, or ``I.meta``; fields that do not apply are empty."""
+
+    kind: str
+    ino: int = 0
+    name: bytes = b""
+    index: int = 0
+
+
+class Keys:
+    """Makes and parses the keys of one volume.
+
+    Args:
+        volume: lower-case letters, digits, ``.``, ``_`` and ``-``, at most 64, first a letter or digit.
+
+    Raises:
+        VolumeError: the name is not of that form.
+    """
+
+    def __init__(self, volume: str) -> None:
+        """Check the name and derive the prefixes."""
+        if not _VOLUME_NAME.fullmatch(volume):
+            raise VolumeError(
+                f"volume name {volume!r} is not valid: use 1 to 64 of a-z, 0-9, '.', '_', '-', "
+                f"first a letter or digit"
+            )
+        self.volume = volume
+        self.prefix = b"fs:" + volume.encode() + b":"
+        self.superblock = self.prefix + b"S"
+        self.next_ino = self.prefix + b"N"
+        self.directory_moves = self.prefix + b"R"
+        self._inode = self.prefix + b"I"
+        self._dentry = self.prefix + b"D"
+        self._chunk = self.prefix + b"C"
+        self._xattr = self.prefix + b"X"
+        self._orphan = self.prefix + b"O"
+        self._usage = self.prefix + b"U"
+        self._session = self.prefix + b"M"
+
+    def inode(self, ino: Ino) -> bytes:
+        """Return the key of the inode record."""
+        return self._inode + _U64.pack(ino)
+
+    def times(self, ino: Ino) -> bytes:
+        """Return the ``.meta`` companion key: the 32-byte mtime and ctime record."""
+        return self._inode + _U64.pack(ino) + _META_SUFFIX
+
+    def dentry(self, parent: Ino, name: bytes) -> bytes:
+        """Return the key of a directory entry."""
+        return self._dentry + _U64.pack(parent) + name
+
+    def dentries(self, parent: Ino) -> bytes:
+        """Return the prefix of all entries of a directory."""
+        return self._dentry + _U64.pack(parent)
+
+    def chunk(self, ino: Ino, chunk_index: int) -> bytes:
+        """Return the key of a chunk."""
+        return self._chunk + _TWO_U64.pack(ino, chunk_index)
+
+    def chunks(self, ino: Ino) -> bytes:
+        """Return the prefix of all chunks of a file."""
+        return self._chunk + _U64.pack(ino)
+
+    def xattr(self, ino: Ino, name: bytes) -> bytes:
+        """Return the key of an extended attribute."""
+        return self._xattr + _U64.pack(ino) + name
+
+    def xattrs(self, ino: Ino) -> bytes:
+        """Return the prefix of all extended attributes of an inode."""
+        return self._xattr + _U64.pack(ino)
+
+    def orphan(self, ino: Ino) -> bytes:
+        """Return the key of an orphan record."""
+        return self._orphan + _U64.pack(ino)
+
+    def orphans(self) -> bytes:
+        """Return the prefix of all orphan records."""
+        return self._orphan
+
+    def usage_bytes(self, session: SessionId) -> bytes:
+        """Return the key of a session's counter of allocated bytes."""
+        return self._usage + _U64.pack(session) + b"b"
+
+    def usage_inodes(self, session: SessionId) -> bytes:
+        """Return the key of a session's counter of inodes."""
+        return self._usage + _U64.pack(session) + b"i"
+
+    def usages(self) -> bytes:
+        """Return the prefix of all usage counters."""
+        return self._usage
+
+    def session(self, session: SessionId) -> bytes:
+        """Return the key of a session record; it is attached to the session's lease."""
+        return self._session + _U64.pack(session)
+
+    def sessions(self) -> bytes:
+        """Return the prefix of all session records."""
+        return self._session
+
+    def inodes(self) -> bytes:
+        """Return the prefix of all inode and ``.meta`` records."""
+        return self._inode
+
+    def parse(self, key: bytes) -> ParsedKey | None:
+        """Take a key apart; None if it is not a key of this volume's format."""
+        if not key.startswith(self.prefix):
+            return None
+        kind, rest = key[len(self.prefix) : len(self.prefix) + 1].decode("latin-1"), key[len(self.prefix) + 1 :]
+        if kind in "SNR":
+            return ParsedKey(kind) if kind and not rest else None
+        if kind not in "IDCXOUM" or len(rest) < _U64.size:
+            return None
+        ino, tail = _U64.unpack_from(rest)[0], rest[_U64.size :]
+        if kind == "I":
+            if tail == _META_SUFFIX:
+                return ParsedKey("I.meta", ino)
+            return None if tail else ParsedKey("I", ino)
+        if kind == "C":
+            return ParsedKey("C", ino, index=_U64.unpack(tail)[0]) if len(tail) == _U64.size else None
+        if kind == "U":
+            return ParsedKey("U", ino, tail) if tail in (b"b", b"i") else None
+        if kind in "OM":
+            return None if tail else ParsedKey(kind, ino)
+        return ParsedKey(kind, ino, tail) if tail else None

@@ -1,0 +1,59 @@
+"""Every bound of the filesystem, in one place, with where it comes from."""
+
+from typing import Final
+
+from aspenkv import limits as kv_limits
+
+NAME_BYTES_MAX: Final = 255  # NAME_MAX, linux/limits.h
+SYMLINK_BYTES_MAX: Final = 4095  # PATH_MAX less the final NUL
+FILE_BYTES_MAX: Final = 2**63 - 1  # off_t
+NLINK_MAX: Final = 2**31 - 1
+XATTR_NAME_BYTES_MAX: Final = 255  # XATTR_NAME_MAX, linux/limits.h
+XATTR_VALUE_BYTES_MAX: Final = 65536  # XATTR_SIZE_MAX
+XATTR_LIST_BYTES_MAX: Final = 65536  # XATTR_LIST_MAX
+VOLUME_NAME_BYTES_MAX: Final = 64
+
+CHUNK_BYTES: Final = 64 * 1024  # measured: docs/decisions/0001-chunk-size.md
+INLINE_BYTES_MAX: Final = 4096  # a file up to this size lives in its inode record
+
+READ_CACHE_TTL_S: Final = 5.0
+READ_CACHE_ENTRIES_MAX: Final = 1000
+READ_CACHE_BYTES_MAX: Final = 64 * 1024 * 1024
+META_CACHE_TTL_S: Final = 2.0
+META_CACHE_ENTRIES_MAX: Final = 5000
+SCAN_CACHE_TTL_S: Final = 1.0
+SCAN_CACHE_ENTRIES_MAX: Final = 500
+
+WRITEBACK_DELAY_S: Final = 0.5
+DIRTY_FILE_BYTES_MAX: Final = 1024 * 1024  # one commit's worth; a sequential writer streams
+DIRTY_BYTES_MAX: Final = 8 * 1024 * 1024
+READAHEAD_BYTES_MAX: Final = 1024 * 1024
+
+COMMIT_DATA_BYTES_MAX: Final = 1024 * 1024  # file data in one commit; its metadata comes on top
+
+TXN_ATTEMPTS_MAX: Final = 32
+TXN_BACKOFF_FIRST_S: Final = 0.001
+TXN_BACKOFF_MAX_S: Final = 0.25
+
+INO_RANGE_COUNT: Final = 1024  # inode numbers a session takes at once
+
+READDIR_PAGE_ENTRIES: Final = 256
+READDIR_KEPT_NAMES_MAX: Final = 4096  # per open directory, for seekdir
+
+ORPHAN_STEP_CHUNKS: Final = 1024  # chunks that one step of the collector deletes
+UNLINK_AT_ONCE_CHUNKS: Final = 1024  # a larger file becomes an orphan and is collected in steps
+ORPHAN_SCAN_S: Final = 15.0
+
+SESSION_TTL_S: Final = 30.0
+SESSION_KEEPALIVE_S: Final = 10.0
+
+assert CHUNK_BYTES <= kv_limits.VALUE_BYTES_MAX, "a chunk is one value"
+assert INLINE_BYTES_MAX <= CHUNK_BYTES, "a file leaves its inode before it needs a second chunk"
+assert COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 16 <= kv_limits.COMMIT_OPS_MAX, (
+    "a full data commit and its metadata fit the operations of one commit"
+)
+assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
+    "a full data commit and its metadata fit the bytes of one commit"
+)
+assert DIRTY_FILE_BYTES_MAX <= DIRTY_BYTES_MAX, "one file fits the dirty buffer"
+assert SESSION_KEEPALIVE_S * 2 < SESSION_TTL_S, "one lost keepalive does not end a session"

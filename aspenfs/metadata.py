@@ -1,0 +1,300 @@
+"""The stored records of format v1 and their bytes. Pure.
+
+docs/format.md is the normative text, with a worked example per record that the tests read. Every
+decoder takes the key too, so that its error can name it.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from typing import Final, NamedTuple
+
+from aspenfs.errors import CorruptRecordError, FormatVersionError
+from aspenfs.types import Ino, SessionId
+
+FORMAT_VERSION: Final = 1
+NS_PER_S: Final = 1_000_000_000
+
+_I64_MIN: Final = -(2**63)
+_I64_MAX: Final = 2**63 - 1
+
+
+class Times(NamedTuple):
+    """mtime and ctime in nanoseconds since the epoch; negative before 1970."""
+
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Inode(NamedTuple):
+    """The inode record. mtime and ctime live apart from it, in :class:`Times`.
+
+    ``allocated_bytes`` counts each present chunk up to the end of the file, and inline data; st_blocks
+    is derived from it. ``parent`` is set for directories only. ``inline`` is the whole content of a
+    small regular file, or None when the content is in chunks; ``target`` is a symlink's.
+    """
+
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    allocated_bytes: int
+    rdev: int
+    atime_ns: int
+    btime_ns: int
+    parent: Ino
+    generation: int
+    target: bytes | None
+    inline: bytes | None
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a directory."""
+        return (self.mode & 0o170000) == stat.S_IFDIR
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether this is a regular file."""
+        return (self.mode & 0o170000) == stat.S_IFREG
+
+
+class Dentry(NamedTuple):
+    """A directory entry's value; ``file_type`` is the S_IFMT part of the mode, shifted right by 12."""
+
+    ino: Ino
+    file_type: int
+
+
+class Superblock(NamedTuple):
+    """What holds for the whole volume. ``features`` is a bit set, 0 in this version."""
+
+    format_version: int
+    uuid: bytes
+    chunk_bytes: int
+    features: int
+    created_ns: int
+
+
+# mtime s, mtime ns, ctime s, ctime ns
+_TIMES = struct.Struct("<qqqq")
+# record version, tail kind, mode, uid, gid, nlink, size, allocated bytes, rdev,
+# atime s, atime ns, btime s, btime ns, parent, generation
+_INODE = struct.Struct("<BBIIIIQQQqIqIQI")
+_DENTRY = struct.Struct("<QB")
+# format version, uuid, chunk bytes, features, created s, created ns
+_SUPERBLOCK = struct.Struct("<I16sIQqI")
+_SESSION = struct.Struct("<Q")
+
+_RECORD_VERSION: Final = 1
+_TAIL_NONE: Final = 0
+_TAIL_TARGET: Final = 1
+_TAIL_INLINE: Final = 2
+
+_TIMES_NS_MIN: Final = _I64_MIN * NS_PER_S
+_TIMES_NS_MAX: Final = _I64_MAX * NS_PER_S + NS_PER_S - 1
+
+
+def encode_times(times: Times) -> bytes:
+    """Return the 32-byte ``.meta`` record: little-endian i64 × 4, seconds and nanoseconds each.
+
+    Nanoseconds are 0 to 999,999,999 also before 1970, as in struct timespec.
+    """
+    mtime_s, mtime_ns = divmod(times.mtime_ns, NS_PER_S)
+    ctime_s, ctime_ns = divmod(times.ctime_ns, NS_PER_S)
+    return _TIMES.pack(mtime_s, mtime_ns, ctime_s, ctime_ns)
+
+
+def decode_times(key: bytes, value: bytes) -> Times:
+    """Read a ``.meta`` record.
+
+    Raises:
+        CorruptRecordError: it is not 32 bytes, or a nanosecond field is out of range.
+    """
+    if len(value) != _TIMES.size:
+        raise CorruptRecordError(key, f"{len(value)} bytes where {_TIMES.size} are due")
+    mtime_s, mtime_ns, ctime_s, ctime_ns = _TIMES.unpack(value)
+    if not (0 <= mtime_ns < NS_PER_S and 0 <= ctime_ns < NS_PER_S):
+        raise CorruptRecordError(key, "nanoseconds out of range")
+    return Times(mtime_s * NS_PER_S + mtime_ns, ctime_s * NS_PER_S + ctime_ns)
+
+
+def encode_inode(inode: Inode) -> bytes:
+    """Return the bytes of an inode record."""
+    if inode.inline is not None:
+        tail_kind, tail = _TAIL_INLINE, inode.inline
+    elif inode.target is not None:
+        tail_kind, tail = _TAIL_TARGET, inode.target
+    else:
+        tail_kind, tail = _TAIL_NONE, b""
+    atime_s, atime_ns = divmod(inode.atime_ns, NS_PER_S)
+    btime_s, btime_ns = divmod(inode.btime_ns, NS_PER_S)
+    return (
+        _INODE.pack(
+            _RECORD_VERSION,
+            tail_kind,
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.nlink,
+            inode.size,
+            inode.allocated_bytes,
+            inode.rdev,
+            atime_s,
+            atime_ns,
+            btime_s,
+            btime_ns,
+            inode.parent,
+            inode.generation,
+        )
+        + tail
+    )
+
+
+def decode_inode(key: bytes, value: bytes) -> Inode:
+    """Read an inode record.
+
+    Raises:
+        FormatVersionError: a newer aspenfs wrote it.
+        CorruptRecordError: it is short, or its tail does not fit its size.
+    """
+    if not value:
+        raise CorruptRecordError(key, "it is empty")
+    if value[0] > _RECORD_VERSION:
+        raise FormatVersionError(key, value[0], _RECORD_VERSION)
+    if len(value) < _INODE.size:
+        raise CorruptRecordError(key, f"{len(value)} bytes where at least {_INODE.size} are due")
+    (
+        version,
+        tail_kind,
+        mode,
+        uid,
+        gid,
+        nlink,
+        size,
+        allocated_bytes,
+        rdev,
+        atime_s,
+        atime_ns,
+        btime_s,
+        btime_ns,
+        parent,
+        generation,
+    ) = _INODE.unpack_from(value)
+    tail = value[_INODE.size :]
+    if version != _RECORD_VERSION:
+        raise CorruptRecordError(key, f"record version {version}")
+    if len(tail) != (0 if tail_kind == _TAIL_NONE else size):
+        raise CorruptRecordError(key, f"a tail of {len(tail)} bytes does not fit size {size}")
+    if tail_kind > _TAIL_INLINE:
+        raise CorruptRecordError(key, f"unknown tail kind {tail_kind}")
+    if atime_ns >= NS_PER_S or btime_ns >= NS_PER_S:
+        raise CorruptRecordError(key, "nanoseconds out of range")
+    return Inode(
+        mode,
+        uid,
+        gid,
+        nlink,
+        size,
+        allocated_bytes,
+        rdev,
+        atime_s * NS_PER_S + atime_ns,
+        btime_s * NS_PER_S + btime_ns,
+        Ino(parent),
+        generation,
+        tail if tail_kind == _TAIL_TARGET else None,
+        tail if tail_kind == _TAIL_INLINE else None,
+    )
+
+
+def encode_dentry(dentry: Dentry) -> bytes:
+    """Return the bytes of a directory entry."""
+    return _DENTRY.pack(dentry.ino, dentry.file_type)
+
+
+def decode_dentry(key: bytes, value: bytes) -> Dentry:
+    """Read a directory entry.
+
+    Raises:
+        CorruptRecordError: it is not 9 bytes, or names inode 0.
+    """
+    if len(value) != _DENTRY.size:
+        raise CorruptRecordError(key, f"{len(value)} bytes where {_DENTRY.size} are due")
+    ino, file_type = _DENTRY.unpack(value)
+    if ino == 0:
+        raise CorruptRecordError(key, "it names inode 0")
+    return Dentry(Ino(ino), file_type)
+
+
+def encode_superblock(superblock: Superblock) -> bytes:
+    """Return the bytes of the superblock."""
+    created_s, created_ns = divmod(superblock.created_ns, NS_PER_S)
+    return _SUPERBLOCK.pack(
+        superblock.format_version,
+        superblock.uuid,
+        superblock.chunk_bytes,
+        superblock.features,
+        created_s,
+        created_ns,
+    )
+
+
+def decode_superblock(key: bytes, value: bytes) -> Superblock:
+    """Read the superblock.
+
+    Raises:
+        FormatVersionError: a newer aspenfs made the volume.
+        CorruptRecordError: it is short or makes no sense.
+    """
+    if len(value) < 4:
+        raise CorruptRecordError(key, f"{len(value)} bytes where {_SUPERBLOCK.size} are due")
+    version = int.from_bytes(value[:4], "little")
+    if version > FORMAT_VERSION:
+        raise FormatVersionError(key, version, FORMAT_VERSION)
+    if len(value) != _SUPERBLOCK.size:
+        raise CorruptRecordError(key, f"{len(value)} bytes where {_SUPERBLOCK.size} are due")
+    version, uuid, chunk_bytes, features, created_s, created_ns = _SUPERBLOCK.unpack(value)
+    if version != FORMAT_VERSION or chunk_bytes == 0:
+        raise CorruptRecordError(key, f"format version {version}, chunk size {chunk_bytes}")
+    return Superblock(version, uuid, chunk_bytes, features, created_s * NS_PER_S + created_ns)
+
+
+def encode_orphan(session: SessionId) -> bytes:
+    """Return the bytes of an orphan record: which session had the inode open; 0 if none."""
+    return _SESSION.pack(session)
+
+
+def decode_orphan(key: bytes, value: bytes) -> SessionId:
+    """Read an orphan record.
+
+    Raises:
+        CorruptRecordError: it is not 8 bytes.
+    """
+    if len(value) != _SESSION.size:
+        raise CorruptRecordError(key, f"{len(value)} bytes where {_SESSION.size} are due")
+    return SessionId(_SESSION.unpack(value)[0])
+
+
+def encode_next_ino(ino: Ino) -> bytes:
+    """Return the bytes of the next-inode record."""
+    return _SESSION.pack(ino)
+
+
+def decode_next_ino(key: bytes, value: bytes) -> Ino:
+    """Read the next-inode record.
+
+    Raises:
+        CorruptRecordError: it is not 8 bytes, or not above the root's number.
+    """
+    if len(value) != _SESSION.size:
+        raise CorruptRecordError(key, f"{len(value)} bytes where {_SESSION.size} are due")
+    ino = Ino(_SESSION.unpack(value)[0])
+    if ino < 2:
+        raise CorruptRecordError(key, f"next inode {ino} would be the root's")
+    return ino
+
+
+def clamp_ns(time_ns: int) -> int:
+    """Return the nearest time that a record can hold."""
+    return min(max(time_ns, _TIMES_NS_MIN), _TIMES_NS_MAX)

@@ -1,0 +1,91 @@
+"""The numbers and small records that every layer speaks in. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple, NewType
+
+Ino = NewType("Ino", int)
+"""Inode number; 1 is the root directory, 0 is none."""
+
+Revision = NewType("Revision", int)
+"""A commit of the key-value store; 0 is no commit."""
+
+SessionId = NewType("SessionId", int)
+"""A mount's identity, for as long as it lives; 0 is none."""
+
+FileHandle = NewType("FileHandle", int)
+"""An open file or directory of this mount."""
+
+ROOT_INO = Ino(1)
+NO_INO = Ino(0)
+NO_SESSION = SessionId(0)
+
+
+class Clock(NamedTuple):
+    """Where time comes from: seconds that only grow, and nanoseconds since the epoch."""
+
+    monotonic: Callable[[], float]
+    now_ns: Callable[[], int]
+
+
+SYSTEM_CLOCK = Clock(time.monotonic, time.time_ns)
+
+
+class Context(NamedTuple):
+    """Who makes a request. ``umask`` is informative: the kernel has applied it to modes."""
+
+    uid: int
+    gid: int
+    pid: int = 0
+    umask: int = 0
+
+
+class Attributes(NamedTuple):
+    """What stat(2) shows of an inode. Times in nanoseconds since the epoch, sizes in bytes."""
+
+    ino: Ino
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    allocated_bytes: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    generation: int
+
+
+class AttributeChanges(NamedTuple):
+    """What setattr is to change; None leaves a field as it is."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+class DirectoryEntry(NamedTuple):
+    """One entry of a listing; pass ``next_offset`` to readdir to go on after it."""
+
+    name: bytes
+    attributes: Attributes
+    next_offset: int
+
+
+class StatFs(NamedTuple):
+    """What statvfs(3) shows of the volume. Blocks of ``block_bytes`` bytes."""
+
+    block_bytes: int
+    blocks_total: int
+    blocks_free: int
+    inodes_used: int
+    inodes_free: int
+    name_bytes_max: int

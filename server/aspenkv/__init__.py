@@ -1,0 +1,1 @@
+"""aspenkv: the transactional, ordered key-value server under aspenfs."""

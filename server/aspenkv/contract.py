@@ -1,0 +1,227 @@
+"""The key-value contract: what both ends of every carrier and every engine agree on.
+
+One ordered map of keys to values, both arbitrary bytes, and one revision (u64) that every commit
+raises by one. All calls are linearizable. :mod:`aspenkv.limits` bounds every size and count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+ABSENT = 0
+"""The revision of a key that does not exist; no commit ever has it."""
+
+NO_LEASE = 0
+
+
+class Versioned(NamedTuple):
+    """A value with the revision of the commit that last wrote it."""
+
+    value: bytes
+    revision: int
+
+
+class Record(NamedTuple):
+    """One row of a scan. ``value`` is ``b""`` when only keys were asked for."""
+
+    key: bytes
+    value: bytes
+    revision: int
+
+
+class ScanPage(NamedTuple):
+    """An ordered page. Pass ``continuation`` to the same scan to go on; None: the end was reached."""
+
+    records: list[Record]
+    continuation: bytes | None
+
+
+class RevisionIs(NamedTuple):
+    """Check: ``key`` was last written by ``revision``; :data:`ABSENT` asks that it does not exist."""
+
+    key: bytes
+    revision: int
+
+
+class RangeEmpty(NamedTuple):
+    """Check: no key in ``[start, end)`` exists."""
+
+    start: bytes
+    end: bytes
+
+
+class Put(NamedTuple):
+    """Write a value. With a lease the key vanishes when the lease lapses; without, any is detached."""
+
+    key: bytes
+    value: bytes
+    lease: int = NO_LEASE
+
+
+class Delete(NamedTuple):
+    """Remove a key; nothing happens if it does not exist."""
+
+    key: bytes
+
+
+class DeleteRange(NamedTuple):
+    """Remove every key in ``[start, end)``."""
+
+    start: bytes
+    end: bytes
+
+
+class Patch(NamedTuple):
+    """Write ``data`` at ``offset`` of the value, then cut it to ``truncate_to`` bytes if given.
+
+    An absent key counts as an empty value; a gap before ``offset`` is filled with zeros.
+    ``truncate_to`` only shortens. Two patches of different ranges never lose each other's bytes.
+    """
+
+    key: bytes
+    offset: int
+    data: bytes | memoryview
+    truncate_to: int | None = None
+
+
+class Add(NamedTuple):
+    """Add ``delta`` to a little-endian i64 counter; an absent key counts as 0."""
+
+    key: bytes
+    delta: int
+
+
+Check = RevisionIs | RangeEmpty
+Op = Put | Delete | DeleteRange | Patch | Add
+
+
+class CommitResult(NamedTuple):
+    """``failed_check`` is None and ``revision`` the commit's own, or nothing was done.
+
+    When a check failed, ``failed_check`` is its index and ``revision`` the current one.
+    """
+
+    revision: int
+    failed_check: int | None
+
+
+class Change(NamedTuple):
+    """One effect of a commit: ``key`` was written or removed, or, with ``end``, ``[key, end)`` was.
+
+    ``value`` is the new value if the watch asked for values, and None otherwise and on removal.
+    """
+
+    key: bytes
+    end: bytes | None
+    value: bytes | None
+
+
+class WatchEvent(NamedTuple):
+    """All changes of one commit below the watched prefix, in the order of its operations."""
+
+    revision: int
+    changes: tuple[Change, ...]
+
+
+class Status(NamedTuple):
+    """What the server says of itself. Sizes in bytes."""
+
+    engine: str
+    members: tuple[str, ...]
+    revision: int
+    used_bytes: int
+    capacity_bytes: int
+    available_bytes: int
+    leases: int
+    watches: int
+
+
+class Watch(Protocol):
+    """An open watch: an iterator of events, and how far it has come."""
+
+    @property
+    def revision(self) -> int:
+        """Every commit up to this revision has been handed out, or did not touch the prefix."""
+
+    def __aiter__(self) -> AsyncIterator[WatchEvent]:
+        """Iterate over the events.
+
+        Raises:
+            WatchGapError: events were lost because the watcher fell behind; open a new watch.
+        """
+
+
+class KeyValue(Protocol):
+    """The interface that every carrier offers to the filesystem and every test suite runs against.
+
+    Each object is one client: :meth:`watch` can leave out the commits made through the same object.
+    All calls raise :class:`~aspenkv.errors.AspenKvError`.
+    """
+
+    async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
+        """Read values, None for each absent key, in the order of ``keys`` (at most GET_KEYS_MAX).
+
+        ``bulk`` says that the values are large (chunk data), so that the carrier keeps them from
+        standing in the way of small calls.
+        """
+
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        limit: int,
+        keys_only: bool = False,
+        reverse: bool = False,
+        continuation: bytes | None = None,
+    ) -> ScanPage:
+        """Read up to ``limit`` records of ``[start, end)`` in key order, or from the end.
+
+        A page also ends at SCAN_ENTRIES_MAX records and after the record that reaches SCAN_BYTES_MAX
+        bytes of keys and values; a page that ends early has a continuation.
+        """
+
+    async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
+        """Do all of ``ops`` in order if all of ``checks`` hold, else nothing.
+
+        Checks see the state before the commit; operations see those before them.
+
+        Raises:
+            InvalidRequestError: a limit is broken. Nothing was done.
+            LeaseNotFoundError: a put names a lease that does not exist. Nothing was done.
+        """
+
+    def watch(
+        self,
+        prefix: bytes,
+        from_revision: int | None = None,
+        *,
+        values: bool = False,
+        skip_own: bool = False,
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Watch every commit above ``from_revision`` (None: from now) that touches ``prefix``.
+
+        Raises (on entering):
+            WatchGapError: history no longer reaches back to ``from_revision``.
+            TooManyError: WATCHES_MAX watches are open.
+        """
+
+    async def lease(self, ttl_s: float) -> int:
+        """Grant a lease; it lapses ``ttl_s`` seconds after the last keepalive."""
+
+    async def keepalive(self, lease: int) -> None:
+        """Renew a lease for its full time to live. Raises LeaseNotFoundError."""
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease at once; its keys vanish in one commit. Raises LeaseNotFoundError."""
+
+    async def revision(self) -> int:
+        """Return the revision of the newest commit."""
+
+    async def sync(self) -> None:
+        """Return when all that this client committed is on stable storage (fsync)."""
+
+    async def status(self) -> Status:
+        """Return what the server knows of itself."""
