@@ -23,6 +23,8 @@ META_CACHE_TTL_S: Final = 2.0
 META_CACHE_ENTRIES_MAX: Final = 5000
 SCAN_CACHE_TTL_S: Final = 1.0
 SCAN_CACHE_ENTRIES_MAX: Final = 500
+CACHE_EVENT_KEYS_MAX: Final = 2048  # changes during one read that a fill can be checked against
+CACHE_EVENT_RANGES_MAX: Final = 64  # the same for ranges; each check walks the newer ones
 
 WRITEBACK_DELAY_S: Final = 0.5
 DIRTY_FILE_BYTES_MAX: Final = 1024 * 1024  # one commit's worth; a sequential writer streams

@@ -32,7 +32,9 @@ class Inode(NamedTuple):
 
     ``allocated_bytes`` counts each present chunk up to the end of the file, and inline data; st_blocks
     is derived from it. ``parent`` is set for directories only. ``inline`` is the whole content of a
-    small regular file, or None when the content is in chunks; ``target`` is a symlink's.
+    small regular file, or None when the content is in chunks; ``target`` is a symlink's. Without
+    ``has_xattrs`` the inode has no extended attribute for certain, with it it may have some: so the
+    kernel's question for security.capability before every write costs no read.
     """
 
     mode: int
@@ -46,6 +48,7 @@ class Inode(NamedTuple):
     btime_ns: int
     parent: Ino
     generation: int
+    has_xattrs: bool
     target: bytes | None
     inline: bytes | None
 
@@ -79,7 +82,7 @@ class Superblock(NamedTuple):
 
 # mtime s, mtime ns, ctime s, ctime ns
 _TIMES = struct.Struct("<qqqq")
-# record version, tail kind, mode, uid, gid, nlink, size, allocated bytes, rdev,
+# record version, flags and tail kind, mode, uid, gid, nlink, size, allocated bytes, rdev,
 # atime s, atime ns, btime s, btime ns, parent, generation
 _INODE = struct.Struct("<BBIIIIQQQqIqIQI")
 _DENTRY = struct.Struct("<QB")
@@ -91,6 +94,8 @@ _RECORD_VERSION: Final = 1
 _TAIL_NONE: Final = 0
 _TAIL_TARGET: Final = 1
 _TAIL_INLINE: Final = 2
+_TAIL_MASK: Final = 0x03
+_HAS_XATTRS: Final = 0x04
 
 _TIMES_NS_MIN: Final = _I64_MIN * NS_PER_S
 _TIMES_NS_MAX: Final = _I64_MAX * NS_PER_S + NS_PER_S - 1
@@ -133,7 +138,7 @@ def encode_inode(inode: Inode) -> bytes:
     return (
         _INODE.pack(
             _RECORD_VERSION,
-            tail_kind,
+            tail_kind | _HAS_XATTRS if inode.has_xattrs else tail_kind,
             inode.mode,
             inode.uid,
             inode.gid,
@@ -167,7 +172,7 @@ def decode_inode(key: bytes, value: bytes) -> Inode:
         raise CorruptRecordError(key, f"{len(value)} bytes where at least {_INODE.size} are due")
     (
         version,
-        tail_kind,
+        flags,
         mode,
         uid,
         gid,
@@ -183,12 +188,13 @@ def decode_inode(key: bytes, value: bytes) -> Inode:
         generation,
     ) = _INODE.unpack_from(value)
     tail = value[_INODE.size :]
+    tail_kind = flags & _TAIL_MASK
     if version != _RECORD_VERSION:
         raise CorruptRecordError(key, f"record version {version}")
     if len(tail) != (0 if tail_kind == _TAIL_NONE else size):
         raise CorruptRecordError(key, f"a tail of {len(tail)} bytes does not fit size {size}")
-    if tail_kind > _TAIL_INLINE:
-        raise CorruptRecordError(key, f"unknown tail kind {tail_kind}")
+    if tail_kind > _TAIL_INLINE or flags & ~(_TAIL_MASK | _HAS_XATTRS):
+        raise CorruptRecordError(key, f"unknown flags {flags:#04x}")
     if atime_ns >= NS_PER_S or btime_ns >= NS_PER_S:
         raise CorruptRecordError(key, "nanoseconds out of range")
     return Inode(
@@ -203,6 +209,7 @@ def decode_inode(key: bytes, value: bytes) -> Inode:
         btime_s * NS_PER_S + btime_ns,
         Ino(parent),
         generation,
+        bool(flags & _HAS_XATTRS),
         tail if tail_kind == _TAIL_TARGET else None,
         tail if tail_kind == _TAIL_INLINE else None,
     )

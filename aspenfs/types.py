@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple, NewType
 
@@ -29,8 +28,6 @@ class Clock(NamedTuple):
     monotonic: Callable[[], float]
     now_ns: Callable[[], int]
 
-
-SYSTEM_CLOCK = Clock(time.monotonic, time.time_ns)
 
 
 class Context(NamedTuple):
