@@ -181,13 +181,13 @@ class TtlCache(Generic[V]):
         refused = self._events.changed_above(key, revision)
         self._sequence += 1
         self._events.add_key(key, self._sequence, revision)
-        cached = self._peek(key)
+        cached = self._entries.get(key)
         if cached is not None and cached.revision > revision:
             return
         if refused:
             self._remove(key)
         else:
-            self._store(key, value, revision)
+            self._store(key, value, revision, cached)
 
     def begin_fill(self) -> int:
         """Return the token for a :meth:`fill`. Take it before the read from the store begins."""
@@ -205,11 +205,11 @@ class TtlCache(Generic[V]):
         """
         if self._events.changed_since(key, token):
             return
-        cached = self._peek(key)
+        cached = self._entries.get(key)
         if cached is not None and cached.sequence > token and cached.revision > revision:
             return  # two reads overlapped and the other one saw the newer state
         self._sequence += 1
-        self._store(key, value, revision)
+        self._store(key, value, revision, cached)
 
     def invalidate(self, key: bytes, revision: int = _UNKNOWN_REVISION) -> None:
         """Drop ``key``, which changed in the commit ``revision``.
@@ -248,7 +248,7 @@ class TtlCache(Generic[V]):
         self._sorted_keys.clear()
         self._bytes = 0
 
-    def set_live(self, live: bool) -> None:  # noqa: FBT001 - the argument is the whole message
+    def set_live(self, live: bool) -> None:
         """Say whether every change by others is being reported to this cache.
 
         While it is, entries outlive their TTL. When it ends, the age of each entry counts from when
@@ -260,22 +260,21 @@ class TtlCache(Generic[V]):
         """Return the counts so far and what is held now."""
         return CacheStatistics(self._hits, self._misses, len(self._entries), self._bytes)
 
-    def _peek(self, key: bytes) -> _Entry[V] | None:
-        return self._entries.get(key)
-
-    def _store(self, key: bytes, value: V, revision: int) -> None:
+    def _store(self, key: bytes, value: V, revision: int, cached: _Entry[V] | None) -> None:
         size_bytes = 0 if self._size_of is None else self._size_of(value)
-        self._remove(key)
-        if self._bytes_max is not None:
-            if size_bytes > self._bytes_max:
-                return
-            while self._bytes + size_bytes > self._bytes_max:
+        if self._bytes_max is not None and size_bytes > self._bytes_max:
+            self._remove(key)
+            return
+        if cached is not None:
+            self._bytes -= cached.size_bytes
+        else:
+            if len(self._entries) >= self._entries_max:
                 self._remove_oldest()
-        if len(self._entries) >= self._entries_max:
-            self._remove_oldest()
+            insort(self._sorted_keys, key)
         self._entries[key] = _Entry(value, revision, self._clock(), self._sequence, size_bytes)
-        insort(self._sorted_keys, key)
         self._bytes += size_bytes
+        while self._bytes_max is not None and self._bytes > self._bytes_max:
+            self._remove_oldest()  # never the new entry: it is the newest, and fits alone
 
     def _remove(self, key: bytes) -> None:
         if key in self._entries:
@@ -345,7 +344,7 @@ class Caches:
         self.meta.clear(revision)
         self.scan.clear(revision)
 
-    def set_live(self, live: bool) -> None:  # noqa: FBT001 - the argument is the whole message
+    def set_live(self, live: bool) -> None:
         """Tell every cache whether changes by others reach it; see :meth:`TtlCache.set_live`."""
         self.read.set_live(live)
         self.meta.set_live(live)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class ChunkSlice(NamedTuple):
-    """``length`` bytes at ``chunk_offset`` of chunk ``chunk_index``; ``file_offset`` in the file."""
+    """``length`` bytes at ``chunk_offset`` of a chunk, which are at ``file_offset`` of the file."""
 
     chunk_index: int
     chunk_offset: int
@@ -31,5 +31,8 @@ def chunk_count(size: int, chunk_bytes: int) -> int:
 
 
 def extent_bytes(chunk_index: int, size: int, chunk_bytes: int) -> int:
-    """Return how much of a file of ``size`` bytes falls into a chunk: what it allocates if present."""
+    """Return how many bytes of a file of ``size`` bytes fall into a chunk; 0 beyond its end.
+
+    A chunk that is present allocates them all, even where it is short.
+    """
     return max(0, min(chunk_bytes, size - chunk_index * chunk_bytes))

@@ -56,8 +56,8 @@ class FormatVersionError(AspenError):
     def __init__(self, key: bytes, found: int, supported: int) -> None:
         """Name the key, the version found and the newest that this build reads."""
         super().__init__(
-            f"format version {found} at key {key!r} is newer than {supported}, the newest that this "
-            f"aspenfs reads; upgrade aspenfs"
+            f"format version {found} at key {key!r} is newer than {supported}, the newest that "
+            f"this aspenfs reads; upgrade aspenfs"
         )
         self.key = key
 

@@ -1,6 +1,7 @@
 """The key codec of format v1: every key below ``fs:<volume>:``. Pure.
 
-Integers are big-endian u64, so that scans are in numeric order. docs/format.md is the normative text.
+Integers are big-endian u64, so that scans are in numeric order. docs/format.md is the normative
+text.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import struct
 from typing import NamedTuple
 
 from aspenfs.errors import VolumeError
-from aspenfs.types import Ino, SessionId
+from aspenfs.types import NO_INO, NO_SESSION, Ino, SessionId
 
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
 _VOLUME_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _META_SUFFIX = b".meta"
+_TIMES_TAIL_BYTES = _U64.size + len(_META_SUFFIX)
+_SINGLE_KINDS = frozenset("SNR")
+_NUMBERED_KINDS = frozenset("IDCXOUM")
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -28,19 +32,25 @@ def range_end(prefix: bytes) -> bytes:
 
 
 class ParsedKey(NamedTuple):
-    """What a key is about. ``kind`` is its letter, or ``I.meta``; fields that do not apply are empty."""
+    """What a key is about. Fields that do not apply to its kind are empty.
+
+    ``kind`` is the key's letter, or ``I.meta``. ``ino`` is the directory's for a directory entry.
+    ``name`` is an entry's or an attribute's; for a usage counter it says which: ``b`` bytes, ``i``
+    inodes.
+    """
 
     kind: str
-    ino: int = 0
+    ino: Ino = NO_INO
     name: bytes = b""
-    index: int = 0
+    chunk_index: int = 0
+    session: SessionId = NO_SESSION
 
 
 class Keys:
     """Makes and parses the keys of one volume.
 
     Args:
-        volume: lower-case letters, digits, ``.``, ``_`` and ``-``, at most 64, first a letter or digit.
+        volume: 1 to 64 of a-z, 0-9, ``.``, ``_`` and ``-``, first a letter or digit.
 
     Raises:
         VolumeError: the name is not of that form.
@@ -73,6 +83,16 @@ class Keys:
     def times(self, ino: Ino) -> bytes:
         """Return the ``.meta`` companion key: the 32-byte mtime and ctime record."""
         return self._inode + _U64.pack(ino) + _META_SUFFIX
+
+    def is_times(self, key: bytes) -> bool:
+        """Return whether a key of this volume is a ``.meta`` companion key."""
+        return len(key) == len(self._inode) + _TIMES_TAIL_BYTES and key.startswith(self._inode)
+
+    def inode_of_times(self, key: bytes) -> bytes:
+        """Return the inode's key for its ``.meta`` key, and any other key as it is."""
+        if key.startswith(self._inode) and len(key) > len(self._inode) + _U64.size:
+            return key[: -len(_META_SUFFIX)]
+        return key
 
     def dentry(self, parent: Ino, name: bytes) -> bytes:
         """Return the key of a directory entry."""
@@ -134,20 +154,29 @@ class Keys:
         """Take a key apart; None if it is not a key of this volume's format."""
         if not key.startswith(self.prefix):
             return None
-        kind, rest = key[len(self.prefix) : len(self.prefix) + 1].decode("latin-1"), key[len(self.prefix) + 1 :]
-        if kind in "SNR":
-            return ParsedKey(kind) if kind and not rest else None
-        if kind not in "IDCXOUM" or len(rest) < _U64.size:
+        kind_at = len(self.prefix)
+        kind, rest = key[kind_at : kind_at + 1].decode("latin-1"), key[kind_at + 1 :]
+        if kind in _SINGLE_KINDS:
+            return None if rest else ParsedKey(kind)
+        if kind not in _NUMBERED_KINDS or len(rest) < _U64.size:
             return None
-        ino, tail = _U64.unpack_from(rest)[0], rest[_U64.size :]
-        if kind == "I":
-            if tail == _META_SUFFIX:
-                return ParsedKey("I.meta", ino)
-            return None if tail else ParsedKey("I", ino)
-        if kind == "C":
-            return ParsedKey("C", ino, index=_U64.unpack(tail)[0]) if len(tail) == _U64.size else None
-        if kind == "U":
-            return ParsedKey("U", ino, tail) if tail in (b"b", b"i") else None
-        if kind in "OM":
-            return None if tail else ParsedKey(kind, ino)
-        return ParsedKey(kind, ino, tail) if tail else None
+        return _parse_tail(kind, _U64.unpack_from(rest)[0], rest[_U64.size :])
+
+
+def _parse_tail(kind: str, number: int, tail: bytes) -> ParsedKey | None:
+    """Take apart what follows the number of a key of one of _NUMBERED_KINDS."""
+    parsed = None
+    match kind, tail:
+        case "I", b".meta":
+            parsed = ParsedKey("I.meta", Ino(number))
+        case "I" | "O", b"":
+            parsed = ParsedKey(kind, Ino(number))
+        case "D" | "X", bytes() if tail:
+            parsed = ParsedKey(kind, Ino(number), tail)
+        case "C", bytes() if len(tail) == _U64.size:
+            parsed = ParsedKey("C", Ino(number), chunk_index=_U64.unpack(tail)[0])
+        case "U", b"b" | b"i":
+            parsed = ParsedKey("U", name=tail, session=SessionId(number))
+        case "M", b"":
+            parsed = ParsedKey("M", session=SessionId(number))
+    return parsed

@@ -30,11 +30,12 @@ class Times(NamedTuple):
 class Inode(NamedTuple):
     """The inode record. mtime and ctime live apart from it, in :class:`Times`.
 
-    ``allocated_bytes`` counts each present chunk up to the end of the file, and inline data; st_blocks
-    is derived from it. ``parent`` is set for directories only. ``inline`` is the whole content of a
-    small regular file, or None when the content is in chunks; ``target`` is a symlink's. Without
-    ``has_xattrs`` the inode has no extended attribute for certain, with it it may have some: so the
-    kernel's question for security.capability before every write costs no read.
+    ``allocated_bytes`` counts each present chunk up to the end of the file, and inline data;
+    st_blocks is derived from it. ``parent`` is set for directories only. ``inline`` is the whole
+    content of a small regular file, or None when the content is in chunks; ``target`` is a
+    symlink's. Without ``has_xattrs`` the inode has no extended attribute for certain, with it it
+    may have some: so the kernel's question for security.capability before every write costs no
+    read.
     """
 
     mode: int
@@ -55,16 +56,16 @@ class Inode(NamedTuple):
     @property
     def is_directory(self) -> bool:
         """Whether this is a directory."""
-        return (self.mode & 0o170000) == stat.S_IFDIR
+        return stat.S_ISDIR(self.mode)
 
     @property
     def is_regular(self) -> bool:
         """Whether this is a regular file."""
-        return (self.mode & 0o170000) == stat.S_IFREG
+        return stat.S_ISREG(self.mode)
 
 
 class Dentry(NamedTuple):
-    """A directory entry's value; ``file_type`` is the S_IFMT part of the mode, shifted right by 12."""
+    """A directory entry's value; ``file_type`` is the S_IFMT part of the mode, as in readdir(3)."""
 
     ino: Ino
     file_type: int
@@ -102,7 +103,7 @@ _TIMES_NS_MAX: Final = _I64_MAX * NS_PER_S + NS_PER_S - 1
 
 
 def encode_times(times: Times) -> bytes:
-    """Return the 32-byte ``.meta`` record: little-endian i64 × 4, seconds and nanoseconds each.
+    """Return the 32-byte ``.meta`` record: little-endian i64 x 4, seconds and nanoseconds each.
 
     Nanoseconds are 0 to 999,999,999 also before 1970, as in struct timespec.
     """
