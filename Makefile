@@ -1,0 +1,117 @@
+# `make help` lists what can be done. Every target sets up what it needs, and is quick the second time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+MNT ?= /mnt/aspen
+VENV := .venv
+BIN := $(VENV)/bin
+# What `make test` hands to pytest, `make bench` to the benchmark, `make mount` to aspenfs.
+ARGS ?=
+
+PURE := aspenfs/acl.py,aspenfs/chunks.py,aspenfs/errors.py,aspenfs/handles.py,aspenfs/keys.py,aspenfs/limits.py
+PURE := $(PURE),aspenfs/metadata.py,aspenfs/nodes.py,aspenfs/types.py
+PURE := $(PURE),server/aspenkv/contract.py,server/aspenkv/errors.py,server/aspenkv/limits.py
+COVERAGE_PURE_PERCENT := 100
+COVERAGE_PERCENT := 90
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+# --- set-up ----------------------------------------------------------------------------------------
+
+$(VENV)/.run: requirements.lock pyproject.toml scripts/find-python scripts/install-system-packages
+	@scripts/install-system-packages run
+	@echo "creating $(VENV)"
+	@[[ -x $(BIN)/python ]] || "$$(scripts/find-python)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	@scripts/install-system-packages test
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/.posix: $(VENV)/.run
+	@scripts/install-system-packages posix
+	@touch $@
+
+# --- use -------------------------------------------------------------------------------------------
+
+.PHONY: mount
+mount: $(VENV)/.run ## Mount the filesystem at MNT=/mnt/aspen
+	@mkdir -p "$(MNT)" 2>/dev/null || true # aspenfs says what is wrong with it, and the cure
+	@$(BIN)/aspenfs mount "$(MNT)" $(ARGS)
+
+.PHONY: umount
+umount: $(VENV)/.run ## Unmount MNT=/mnt/aspen
+	@$(BIN)/aspenfs umount "$(MNT)" $(ARGS)
+
+# --- verify ----------------------------------------------------------------------------------------
+
+.PHONY: check
+check: lint types imports docs ## Check format, lint, types, layers and documents; write nothing
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check format and lint
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+
+.PHONY: types
+types: $(VENV)/.dev ## Check the types
+	@$(BIN)/mypy
+
+.PHONY: imports
+imports: $(VENV)/.dev ## Check that each module imports lower layers only
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Check the documents: links, anchors, and that none is unreachable
+	@$(BIN)/python scripts/check_docs.py
+
+.PHONY: test
+test: $(VENV)/.dev ## Run all tests, and check their coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@scripts/check-coverage "$(PURE)" $(COVERAGE_PURE_PERCENT) $(COVERAGE_PERCENT)
+
+.PHONY: test-fast
+test-fast: $(VENV)/.dev ## Run the tests that need neither a mount nor patience
+	@$(BIN)/pytest -m "not slow and not mount" $(ARGS)
+
+.PHONY: verify
+verify: check test ## All that a change must pass
+
+.PHONY: posix
+posix: $(VENV)/.posix ## Run the POSIX suite pjdfstest on a mount: SUITE=its checkout, as root
+	@scripts/posix "$(SUITE)"
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure against peers; ARGS="--help" shows the options
+	@$(BIN)/python -m bench $(ARGS)
+
+# --- change ----------------------------------------------------------------------------------------
+
+.PHONY: fmt
+fmt: $(VENV)/.dev ## Format, and fix what the linter can fix
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+UV := .cache/uv/bin/uv
+COMPILE := $(UV) pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+$(UV):
+	@"$$(scripts/find-python)" -m venv .cache/uv
+	@.cache/uv/bin/pip install --quiet uv
+
+.PHONY: lock
+lock: $(UV) ## Bring the locks up to date with pyproject.toml; ARGS="--upgrade" takes newer versions
+	@$(COMPILE) $(ARGS) --output-file requirements.lock
+	@$(COMPILE) $(ARGS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
