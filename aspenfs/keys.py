@@ -11,13 +11,12 @@ import struct
 from typing import NamedTuple
 
 from aspenfs.errors import VolumeError
-from aspenfs.types import NO_INO, NO_SESSION, Ino, SessionId
+from aspenfs.types import Ino, SessionId
 
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
 _VOLUME_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _META_SUFFIX = b".meta"
-_TIMES_TAIL_BYTES = _U64.size + len(_META_SUFFIX)
 _SINGLE_KINDS = frozenset("SNR")
 _NUMBERED_KINDS = frozenset("IDCXOUM")
 
@@ -34,16 +33,24 @@ def range_end(prefix: bytes) -> bytes:
 class ParsedKey(NamedTuple):
     """What a key is about. Fields that do not apply to its kind are empty.
 
-    ``kind`` is the key's letter, or ``I.meta``. ``ino`` is the directory's for a directory entry.
-    ``name`` is an entry's or an attribute's; for a usage counter it says which: ``b`` bytes, ``i``
-    inodes.
+    ``kind`` is the key's letter, or ``I.meta``. ``name`` is a directory entry's or an attribute's;
+    for a usage counter it says which: ``b`` bytes, ``i`` inodes.
     """
 
     kind: str
-    ino: Ino = NO_INO
+    number: int = 0
     name: bytes = b""
     chunk_index: int = 0
-    session: SessionId = NO_SESSION
+
+    @property
+    def ino(self) -> Ino:
+        """The inode; of a directory entry, the directory. Not for the kinds U and M."""
+        return Ino(self.number)
+
+    @property
+    def session(self) -> SessionId:
+        """The session, for the kinds U and M."""
+        return SessionId(self.number)
 
 
 class Keys:
@@ -69,6 +76,7 @@ class Keys:
         self.next_ino = self.prefix + b"N"
         self.directory_moves = self.prefix + b"R"
         self._inode = self.prefix + b"I"
+        self._times_key_bytes = len(self._inode) + _U64.size + len(_META_SUFFIX)
         self._dentry = self.prefix + b"D"
         self._chunk = self.prefix + b"C"
         self._xattr = self.prefix + b"X"
@@ -84,13 +92,9 @@ class Keys:
         """Return the ``.meta`` companion key: the 32-byte mtime and ctime record."""
         return self._inode + _U64.pack(ino) + _META_SUFFIX
 
-    def is_times(self, key: bytes) -> bool:
-        """Return whether a key of this volume is a ``.meta`` companion key."""
-        return len(key) == len(self._inode) + _TIMES_TAIL_BYTES and key.startswith(self._inode)
-
     def inode_of_times(self, key: bytes) -> bytes:
-        """Return the inode's key for its ``.meta`` key, and any other key as it is."""
-        if key.startswith(self._inode) and len(key) > len(self._inode) + _U64.size:
+        """Return the inode's key for a ``.meta`` companion key, and any other key as it is."""
+        if len(key) == self._times_key_bytes and key.startswith(self._inode):
             return key[: -len(_META_SUFFIX)]
         return key
 
@@ -165,18 +169,15 @@ class Keys:
 
 def _parse_tail(kind: str, number: int, tail: bytes) -> ParsedKey | None:
     """Take apart what follows the number of a key of one of _NUMBERED_KINDS."""
-    parsed = None
     match kind, tail:
         case "I", b".meta":
-            parsed = ParsedKey("I.meta", Ino(number))
-        case "I" | "O", b"":
-            parsed = ParsedKey(kind, Ino(number))
+            return ParsedKey("I.meta", number)
+        case "I" | "O" | "M", b"":
+            return ParsedKey(kind, number)
         case "D" | "X", bytes() if tail:
-            parsed = ParsedKey(kind, Ino(number), tail)
-        case "C", bytes() if len(tail) == _U64.size:
-            parsed = ParsedKey("C", Ino(number), chunk_index=_U64.unpack(tail)[0])
+            return ParsedKey(kind, number, tail)
         case "U", b"b" | b"i":
-            parsed = ParsedKey("U", name=tail, session=SessionId(number))
-        case "M", b"":
-            parsed = ParsedKey("M", session=SessionId(number))
-    return parsed
+            return ParsedKey(kind, number, tail)
+        case "C", bytes() if len(tail) == _U64.size:
+            return ParsedKey(kind, number, chunk_index=_U64.unpack(tail)[0])
+    return None
