@@ -26,7 +26,7 @@ help: ## List the targets
 
 $(VENV)/.run: requirements.lock pyproject.toml scripts/find-python scripts/install-system-packages
 	@scripts/install-system-packages run
-	@echo "creating $(VENV)"
+	@echo "installing into $(VENV)"
 	@[[ -x $(BIN)/python ]] || "$$(scripts/find-python)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --editable .
