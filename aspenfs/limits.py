@@ -41,13 +41,47 @@ INO_RANGE_COUNT: Final = 1024  # inode numbers a session takes at once
 
 READDIR_PAGE_ENTRIES: Final = 256
 READDIR_KEPT_NAMES_MAX: Final = 4096  # per open directory, for seekdir
+READDIR_CHECKPOINTS_MAX: Final = 1024  # per open directory, for seekdir further back
+
+OPEN_HANDLES_MAX: Final = 2**20  # as fs.nr_open: a process cannot have more open files
 
 ORPHAN_STEP_CHUNKS: Final = 1024  # chunks that one step of the collector deletes
 UNLINK_AT_ONCE_CHUNKS: Final = 1024  # a larger file becomes an orphan and is collected in steps
 ORPHAN_SCAN_S: Final = 15.0
 
+FSCK_PAGE_RECORDS: Final = 1024  # four scans are joined: with full pages 4 MiB of values at once
+FSCK_PROBLEMS_MAX: Final = 1000  # listed; all are counted
+FSCK_LIVE_PASSES_MAX: Final = 3  # a problem that three passes over a busy volume see is one
+
 SESSION_TTL_S: Final = 30.0
 SESSION_KEEPALIVE_S: Final = 10.0
+
+SYMLINKS_MAX: Final = 40  # in one path, as the kernel's own limit (MAXSYMLINKS)
+STACKED_MOUNTS_MAX: Final = 16  # dead mounts on one mountpoint that one mount takes away
+MOUNT_USERS_NAMED_MAX: Final = 3  # processes that "is in use" names
+MOUNT_ANSWER_TIMEOUT_S: Final = 10.0  # a stat of a healthy mount takes well under a millisecond
+MOUNT_READY_TIMEOUT_S: Final = 300.0  # opening the store may replay a long log
+FUSERMOUNT_TIMEOUT_S: Final = 30.0
+UNMOUNT_WAIT_S: Final = 300.0  # the time to write what is dirty to a slow disk
+FORCED_UNMOUNT_WAIT_S: Final = 15.0
+FUSE_TASKS_MAX: Final = 64  # requests in work at once; each may hold a buffer of 1 MiB
+FUSE_IDLE_TASKS_MAX: Final = 8
+KERNEL_READAHEAD_KIB: Final = 1024  # FUSE's default of 128 KiB keeps sequential readers waiting
+KERNEL_ENTRY_TIMEOUT_S: Final = 3600.0  # the watch drops the kernel's copies long before
+KERNEL_ATTR_TIMEOUT_S: Final = 3600.0
+
+LOG_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+LOG_FILES_KEPT: Final = 3
+STARTUP_REPORT_BYTES_MAX: Final = 64 * 1024
+
+CONTROL_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024  # a scan page and its framing
+CONTROL_CONNECTIONS_MAX: Final = 16
+CONTROL_BACKLOG: Final = 16
+CONTROL_IDLE_S: Final = 60.0  # between two requests of one connection
+CONTROL_SEND_S: Final = 30.0
+CONTROL_RECEIVE_BYTES: Final = 64 * 1024
+CONTROL_ANSWER_S: Final = 300.0  # a sync may have all that is dirty to write
+INFO_CHUNKS_NAMED_MAX: Final = 64  # chunks that `aspenfs info` lists one by one
 
 assert CHUNK_BYTES <= kv_limits.VALUE_BYTES_MAX, "a chunk is one value"
 assert INLINE_BYTES_MAX <= CHUNK_BYTES, "a file leaves its inode before it needs a second chunk"
@@ -59,3 +93,6 @@ assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
 )
 assert DIRTY_FILE_BYTES_MAX <= DIRTY_BYTES_MAX, "one file fits the dirty buffer"
 assert SESSION_KEEPALIVE_S * 2 < SESSION_TTL_S, "one lost keepalive does not end a session"
+assert 2 * kv_limits.SCAN_BYTES_MAX + kv_limits.VALUE_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, (
+    "a scan page fits a control frame, with its framing"
+)

@@ -1,0 +1,207 @@
+"""The tables of what the kernel has open or knows of this mount. Pure and synchronous."""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from aspenfs import limits
+from aspenfs.errors import FilesystemError
+from aspenfs.types import FileHandle, Ino
+
+T = TypeVar("T")
+
+
+class HandleTable(Generic[T]):
+    """What each open file handle stands for. A number is never given twice."""
+
+    def __init__(self) -> None:
+        """Start with nothing open."""
+        self._open: dict[FileHandle, T] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        """Return how many handles are open."""
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over what is open now, whatever is opened or closed meanwhile."""
+        return iter(tuple(self._open.values()))
+
+    def add(self, opened: T) -> FileHandle:
+        """Return a new handle for ``opened``.
+
+        Raises:
+            FilesystemError: ENFILE when OPEN_HANDLES_MAX handles are open.
+        """
+        if len(self._open) >= limits.OPEN_HANDLES_MAX:
+            raise FilesystemError(errno.ENFILE, f"{limits.OPEN_HANDLES_MAX} handles are open")
+        self._last += 1
+        handle = FileHandle(self._last)
+        self._open[handle] = opened
+        return handle
+
+    def get(self, handle: FileHandle) -> T:
+        """Return what a handle stands for.
+
+        Raises:
+            FilesystemError: EBADF if the handle is not open.
+        """
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise FilesystemError(errno.EBADF, f"handle {handle} is not open") from None
+
+    def remove(self, handle: FileHandle) -> T:
+        """Close a handle and return what it stood for.
+
+        Raises:
+            FilesystemError: EBADF if the handle is not open.
+        """
+        opened = self.get(handle)
+        del self._open[handle]
+        return opened
+
+
+class LookupCounts:
+    """How often the kernel was told of each inode and has not yet forgotten it.
+
+    The count says how long the kernel may still name an inode; see "lookup count" in the
+    documentation of libfuse's low-level API. Not bounded by a limit of ours: it mirrors the
+    kernel's inode cache, which the kernel bounds.
+    """
+
+    def __init__(self) -> None:
+        """Start with no inode known."""
+        self._counts: dict[Ino, int] = {}
+
+    def __len__(self) -> int:
+        """Return how many inodes the kernel knows."""
+        return len(self._counts)
+
+    def __contains__(self, ino: Ino) -> bool:
+        """Return whether the kernel may still name the inode."""
+        return ino in self._counts
+
+    def increment(self, ino: Ino) -> None:
+        """Count that a reply told the kernel of the inode."""
+        self._counts[ino] = self._counts.get(ino, 0) + 1
+
+    def forget(self, ino: Ino, lookup_count: int) -> bool:
+        """Take ``lookup_count`` off; return whether the kernel no longer knows the inode."""
+        remaining = self._counts.get(ino, 0) - lookup_count
+        if remaining > 0:
+            self._counts[ino] = remaining
+            return False
+        self._counts.pop(ino, None)
+        return True
+
+
+class Resume(NamedTuple):
+    """Where a listing goes on: after the name (None: at the start), ``skip`` entries further."""
+
+    after_name: bytes | None
+    skip: int
+
+
+class _Checkpoint(NamedTuple):
+    """The listing after ``offset`` went on at ``resume``, and each entry raised the offset by one.
+
+    ``joined``: it went on where the entry at ``offset`` itself had ended, so that the checkpoint
+    before this one leads here too.
+    """
+
+    offset: int
+    resume: Resume
+    joined: bool
+
+
+_START = Resume(None, 0)
+
+
+class DirectoryCursor:
+    """Turns the offsets that an open directory gives out back into places in the directory.
+
+    A directory is listed in the order of its names, and the kernel goes on from the offset of any
+    entry it was given: most often from a recent one, as its buffer takes a part of a page, and with
+    seekdir(3) from any. So a recent offset leads to the name itself, which makes going on exact
+    whatever was created or deleted meanwhile; an old one leads to a name before it and a number of
+    entries to skip, which is exact if nothing changed between the two.
+
+    Each :meth:`append` follows a :meth:`resume`, or the append before. Entries that come again as
+    they were keep their offsets; any other entry gets a new offset, higher than all before. Memory
+    is bounded by READDIR_KEPT_NAMES_MAX names and READDIR_CHECKPOINTS_MAX checkpoints.
+    """
+
+    def __init__(self) -> None:
+        """Start before the first entry."""
+        self._names: dict[int, bytes] = {}  # by offset: the last ones, without gaps
+        self._checkpoints = [_Checkpoint(0, _START, joined=True)]  # by offset, ascending
+        self._position = 0  # the offset after which the next append goes on
+        self._last = 0  # the highest offset given out
+
+    def resume(self, offset: int) -> Resume:
+        """Go on after the entry that has ``offset``, or at the start for 0.
+
+        Raises:
+            FilesystemError: EINVAL if the offset was never given out, or so long ago, with so many
+                changes since, that its place is forgotten.
+        """
+        place = self._place(offset)
+        self._position = offset
+        return place
+
+    def append(self, names: Iterable[bytes]) -> list[int]:
+        """Return the offsets of the entries that follow, which are in the order of their names."""
+        offsets = []
+        for name in names:
+            if self._names.get(self._position + 1) != name:
+                self._extend(name)
+            else:
+                self._position += 1
+            offsets.append(self._position)
+        return offsets
+
+    def _place(self, offset: int) -> Resume:
+        if offset == 0:
+            return _START
+        name = self._names.get(offset)
+        if name is not None:
+            return Resume(name, 0)
+        # The checkpoint at this very offset tells where the next entry was read, not this one.
+        index = bisect_left(self._checkpoints, offset, key=_offset_of) - 1
+        if not 0 < offset <= self._last or index < 0:
+            raise FilesystemError(errno.EINVAL, f"directory offset {offset} is not known")
+        checkpoint = self._checkpoints[index]
+        after_name, skip = checkpoint.resume
+        return Resume(after_name, skip + offset - checkpoint.offset)
+
+    def _extend(self, name: bytes) -> None:
+        """Give ``name``, which follows the position, the next new offset."""
+        joined = self._position == self._last
+        distance = self._last - self._checkpoints[-1].offset
+        if not joined or distance >= limits.READDIR_PAGE_ENTRIES:
+            checkpoint = _Checkpoint(self._last, self._place(self._position), joined)
+            self._checkpoints.append(checkpoint)
+            if len(self._checkpoints) > limits.READDIR_CHECKPOINTS_MAX:
+                self._checkpoints = _thinned(self._checkpoints)
+        self._last += 1
+        self._position = self._last
+        self._names[self._last] = name
+        self._names.pop(self._last - limits.READDIR_KEPT_NAMES_MAX, None)
+
+
+def _offset_of(checkpoint: _Checkpoint) -> int:
+    return checkpoint.offset
+
+
+def _thinned(checkpoints: Sequence[_Checkpoint]) -> list[_Checkpoint]:
+    """Drop about half: those that the one before can stand in for, else the oldest."""
+    kept = [
+        checkpoint
+        for index, checkpoint in enumerate(checkpoints)
+        if index % 2 == 0 or not checkpoint.joined
+    ]
+    return kept[-(limits.READDIR_CHECKPOINTS_MAX * 3 // 4) :]
