@@ -62,6 +62,19 @@ class FormatVersionError(AspenError):
         self.key = key
 
 
+class UnknownFeaturesError(FormatVersionError):
+    """The volume uses features of a newer aspenfs."""
+
+    def __init__(self, key: bytes, features: int) -> None:
+        """Name the key and the unknown bits."""
+        AspenError.__init__(
+            self,
+            f"unknown features {features:#x} at key {key!r}: a newer aspenfs uses this volume; "
+            f"upgrade aspenfs",
+        )
+        self.key = key
+
+
 class VolumeError(AspenError):
     """The volume does not exist or its name is not valid."""
 

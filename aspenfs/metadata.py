@@ -10,10 +10,12 @@ import stat
 import struct
 from typing import Final, NamedTuple
 
-from aspenfs.errors import CorruptRecordError, FormatVersionError
-from aspenfs.types import Ino, SessionId
+from aspenfs.errors import CorruptRecordError, FormatVersionError, UnknownFeaturesError
+from aspenfs.types import ROOT_INO, Ino, SessionId
+from aspenkv.limits import VALUE_BYTES_MAX
 
 FORMAT_VERSION: Final = 1
+FEATURES_KNOWN: Final = 0  # the bits of Superblock.features that this version understands
 NS_PER_S: Final = 1_000_000_000
 
 _I64_MIN: Final = -(2**63)
@@ -89,7 +91,9 @@ _INODE = struct.Struct("<BBIIIIQQQqIqIQI")
 _DENTRY = struct.Struct("<QB")
 # format version, uuid, chunk bytes, features, created s, created ns
 _SUPERBLOCK = struct.Struct("<I16sIQqI")
-_SESSION = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+_I64 = struct.Struct("<q")
 
 _RECORD_VERSION: Final = 1
 _TAIL_NONE: Final = 0
@@ -118,8 +122,7 @@ def decode_times(key: bytes, value: bytes) -> Times:
     Raises:
         CorruptRecordError: it is not 32 bytes, or a nanosecond field is out of range.
     """
-    if len(value) != _TIMES.size:
-        raise CorruptRecordError(key, f"{len(value)} bytes where {_TIMES.size} are due")
+    _require_size(key, value, _TIMES.size)
     mtime_s, mtime_ns, ctime_s, ctime_ns = _TIMES.unpack(value)
     if not (0 <= mtime_ns < NS_PER_S and 0 <= ctime_ns < NS_PER_S):
         raise CorruptRecordError(key, "nanoseconds out of range")
@@ -163,7 +166,8 @@ def decode_inode(key: bytes, value: bytes) -> Inode:
 
     Raises:
         FormatVersionError: a newer aspenfs wrote it.
-        CorruptRecordError: it is short, or its tail does not fit its size.
+        CorruptRecordError: it is short, its tail does not fit its size, or a field is out of
+            range. Whether the fields fit each other is for fsck to say.
     """
     if not value:
         raise CorruptRecordError(key, "it is empty")
@@ -192,10 +196,10 @@ def decode_inode(key: bytes, value: bytes) -> Inode:
     tail_kind = flags & _TAIL_MASK
     if version != _RECORD_VERSION:
         raise CorruptRecordError(key, f"record version {version}")
-    if len(tail) != (0 if tail_kind == _TAIL_NONE else size):
-        raise CorruptRecordError(key, f"a tail of {len(tail)} bytes does not fit size {size}")
     if tail_kind > _TAIL_INLINE or flags & ~(_TAIL_MASK | _HAS_XATTRS):
         raise CorruptRecordError(key, f"unknown flags {flags:#04x}")
+    if len(tail) != (0 if tail_kind == _TAIL_NONE else size):
+        raise CorruptRecordError(key, f"a tail of {len(tail)} bytes does not fit size {size}")
     if atime_ns >= NS_PER_S or btime_ns >= NS_PER_S:
         raise CorruptRecordError(key, "nanoseconds out of range")
     return Inode(
@@ -227,8 +231,7 @@ def decode_dentry(key: bytes, value: bytes) -> Dentry:
     Raises:
         CorruptRecordError: it is not 9 bytes, or names inode 0.
     """
-    if len(value) != _DENTRY.size:
-        raise CorruptRecordError(key, f"{len(value)} bytes where {_DENTRY.size} are due")
+    _require_size(key, value, _DENTRY.size)
     ino, file_type = _DENTRY.unpack(value)
     if ino == 0:
         raise CorruptRecordError(key, "it names inode 0")
@@ -252,25 +255,29 @@ def decode_superblock(key: bytes, value: bytes) -> Superblock:
     """Read the superblock.
 
     Raises:
-        FormatVersionError: a newer aspenfs made the volume.
+        FormatVersionError: a newer aspenfs made the volume, or it uses features unknown here.
         CorruptRecordError: it is short or makes no sense.
     """
-    if len(value) < 4:
-        raise CorruptRecordError(key, f"{len(value)} bytes where {_SUPERBLOCK.size} are due")
-    version = int.from_bytes(value[:4], "little")
-    if version > FORMAT_VERSION:
-        raise FormatVersionError(key, version, FORMAT_VERSION)
-    if len(value) != _SUPERBLOCK.size:
-        raise CorruptRecordError(key, f"{len(value)} bytes where {_SUPERBLOCK.size} are due")
+    if len(value) >= _U32.size:
+        (version,) = _U32.unpack_from(value)  # stands first in every version, whatever follows
+        if version > FORMAT_VERSION:
+            raise FormatVersionError(key, version, FORMAT_VERSION)
+    _require_size(key, value, _SUPERBLOCK.size)
     version, uuid, chunk_bytes, features, created_s, created_ns = _SUPERBLOCK.unpack(value)
-    if version != FORMAT_VERSION or chunk_bytes == 0:
-        raise CorruptRecordError(key, f"format version {version}, chunk size {chunk_bytes}")
+    if version != FORMAT_VERSION:
+        raise CorruptRecordError(key, f"format version {version}")
+    if features & ~FEATURES_KNOWN:
+        raise UnknownFeaturesError(key, features & ~FEATURES_KNOWN)
+    if not 0 < chunk_bytes <= VALUE_BYTES_MAX:
+        raise CorruptRecordError(key, f"chunk size {chunk_bytes}")
+    if created_ns >= NS_PER_S:
+        raise CorruptRecordError(key, "nanoseconds out of range")
     return Superblock(version, uuid, chunk_bytes, features, created_s * NS_PER_S + created_ns)
 
 
 def encode_orphan(session: SessionId) -> bytes:
     """Return the bytes of an orphan record: which session had the inode open; 0 if none."""
-    return _SESSION.pack(session)
+    return _U64.pack(session)
 
 
 def decode_orphan(key: bytes, value: bytes) -> SessionId:
@@ -279,14 +286,13 @@ def decode_orphan(key: bytes, value: bytes) -> SessionId:
     Raises:
         CorruptRecordError: it is not 8 bytes.
     """
-    if len(value) != _SESSION.size:
-        raise CorruptRecordError(key, f"{len(value)} bytes where {_SESSION.size} are due")
-    return SessionId(_SESSION.unpack(value)[0])
+    _require_size(key, value, _U64.size)
+    return SessionId(_U64.unpack(value)[0])
 
 
 def encode_next_ino(ino: Ino) -> bytes:
     """Return the bytes of the next-inode record."""
-    return _SESSION.pack(ino)
+    return _U64.pack(ino)
 
 
 def decode_next_ino(key: bytes, value: bytes) -> Ino:
@@ -295,14 +301,29 @@ def decode_next_ino(key: bytes, value: bytes) -> Ino:
     Raises:
         CorruptRecordError: it is not 8 bytes, or not above the root's number.
     """
-    if len(value) != _SESSION.size:
-        raise CorruptRecordError(key, f"{len(value)} bytes where {_SESSION.size} are due")
-    ino = Ino(_SESSION.unpack(value)[0])
-    if ino < 2:
+    _require_size(key, value, _U64.size)
+    ino = Ino(_U64.unpack(value)[0])
+    if ino <= ROOT_INO:
         raise CorruptRecordError(key, f"next inode {ino} would be the root's")
     return ino
+
+
+def decode_counter(key: bytes, value: bytes) -> int:
+    """Read a usage counter, which only ``Add`` operations write.
+
+    Raises:
+        CorruptRecordError: it is not 8 bytes.
+    """
+    _require_size(key, value, _I64.size)
+    total: int = _I64.unpack(value)[0]
+    return total
 
 
 def clamp_ns(time_ns: int) -> int:
     """Return the nearest time that a record can hold."""
     return min(max(time_ns, _TIMES_NS_MIN), _TIMES_NS_MAX)
+
+
+def _require_size(key: bytes, value: bytes, size: int) -> None:
+    if len(value) != size:
+        raise CorruptRecordError(key, f"{len(value)} bytes where {size} are due")
