@@ -37,6 +37,10 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock
 	@touch $@
 
+$(VENV)/.bench: requirements-bench.lock $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-bench.lock
+	@touch $@
+
 $(VENV)/.posix: $(VENV)/.run
 	@scripts/install-system-packages posix
 	@touch $@
@@ -93,7 +97,7 @@ posix: $(VENV)/.posix ## Run the POSIX suite pjdfstest on a mount: SUITE=its che
 	@scripts/posix "$(SUITE)"
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure against peers; ARGS="--help" shows the options
+bench: $(VENV)/.bench ## Measure against peers; ARGS="--help" shows the options
 	@$(BIN)/python -m bench $(ARGS)
 
 # --- change ----------------------------------------------------------------------------------------
@@ -114,4 +118,5 @@ $(UV):
 .PHONY: lock
 lock: $(UV) ## Bring the locks up to date with pyproject.toml; ARGS="--upgrade" takes newer versions
 	@$(COMPILE) $(ARGS) --output-file requirements.lock
+	@$(COMPILE) $(ARGS) --extra bench --constraint requirements.lock --output-file requirements-bench.lock
 	@$(COMPILE) $(ARGS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
