@@ -32,6 +32,7 @@ DIRTY_BYTES_MAX: Final = 8 * 1024 * 1024
 READAHEAD_BYTES_MAX: Final = 1024 * 1024
 
 COMMIT_DATA_BYTES_MAX: Final = 1024 * 1024  # file data in one commit; its metadata comes on top
+COMMIT_EXTENTS_MAX: Final = 48  # scattered writes in one commit
 
 TXN_ATTEMPTS_MAX: Final = 32
 TXN_BACKOFF_FIRST_S: Final = 0.001
@@ -85,7 +86,7 @@ INFO_CHUNKS_NAMED_MAX: Final = 64  # chunks that `aspenfs info` lists one by one
 
 assert CHUNK_BYTES <= kv_limits.VALUE_BYTES_MAX, "a chunk is one value"
 assert INLINE_BYTES_MAX <= CHUNK_BYTES, "a file leaves its inode before it needs a second chunk"
-assert COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 16 <= kv_limits.COMMIT_OPS_MAX, (
+assert COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 2 * COMMIT_EXTENTS_MAX + 8 <= kv_limits.COMMIT_OPS_MAX, (
     "a full data commit and its metadata fit the operations of one commit"
 )
 assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
