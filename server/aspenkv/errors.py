@@ -37,6 +37,10 @@ class EngineError(AspenKvError):
     """The storage under the engine failed; the message says what and the cure."""
 
 
+class StorageFullError(EngineError):
+    """No space is left for the engine's files."""
+
+
 class DataDirectoryLockedError(EngineError):
     """Another process holds the data directory."""
 

@@ -8,6 +8,9 @@ from typing import Final
 
 KEY_BYTES_MAX: Final = 1024
 VALUE_BYTES_MAX: Final = 1024 * 1024
+RANGE_BOUND_BYTES_MAX: Final = KEY_BYTES_MAX + 1  # the successor of the longest key is key + NUL
+COUNTER_MIN: Final = -(2**63)
+COUNTER_MAX: Final = 2**63 - 1
 
 COMMIT_OPS_MAX: Final = 128
 COMMIT_CHECKS_MAX: Final = 128
@@ -22,11 +25,24 @@ WATCHES_MAX: Final = 1024
 WATCH_BACKLOG_EVENTS_MAX: Final = 8192
 HISTORY_EVENTS_MAX: Final = 8192
 HISTORY_CHANGES_MAX: Final = 65536
+HISTORY_BYTES_MAX: Final = 16 * 1024 * 1024  # of keys; history keeps no values
+WATCH_BACKLOG_BYTES_MAX: Final = 8 * 1024 * 1024  # of values, in a watch that asked for them
 
 LEASES_MAX: Final = 4096
-LEASE_KEYS_MAX: Final = 65536
+LEASE_KEYS_MAX: Final = 65536  # on all leases of a server together
+LEASE_ID_MAX: Final = 2**63 - 1  # random, so that a number never comes back; fits a signed i64
+LEASE_REMOVAL_RETRY_S: Final = 1.0  # after the engine failed to remove lapsed leases
 LEASE_TTL_S_MIN: Final = 1.0
 LEASE_TTL_S_MAX: Final = 3600.0
+
+INLINE_COMMIT_BYTES_MAX: Final = 128 * 1024  # about 0.2 ms; more would hold up the event loop
+INLINE_SCAN_ENTRIES_MAX: Final = 256  # about 0.1 ms; a longer page is read in a thread
+INLINE_GET_KEYS_MAX: Final = 128  # about 0.1 ms, as above
+INLINE_SKIPS_MAX: Final = 2048  # deleted keys that an inline call may step over, as above
+RANGE_DELETE_KEYS_MAX: Final = 64  # delete_range removes as many one by one; they read faster after
+ENGINE_THREADS_MAX: Final = 8  # calls of one engine that block at the same time
+
+MEMORY_CAPACITY_BYTES: Final = 1 << 30  # what the memory engine says it holds, not a bound
 
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < COMMIT_BYTES_MAX, "the largest record must fit a commit"
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < 2 * SCAN_BYTES_MAX, "a scan page holds one record at least"

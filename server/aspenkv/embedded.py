@@ -1,0 +1,32 @@
+"""The server inside its only local user: a service with its background task, called directly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from aspenkv.engine import Engine
+from aspenkv.service import Service
+
+EMBEDDED_MEMBERS: Final = ("embedded",)
+
+
+@asynccontextmanager
+async def open_embedded(engine: Engine) -> AsyncIterator[Service]:
+    """Serve an open engine within this process until the block ends; the engine stays open.
+
+    Raises:
+        EngineError: the engine cannot be read or written.
+    """
+    service = Service(engine, EMBEDDED_MEMBERS)
+    await service.start()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        try:
+            yield service
+        finally:
+            service.close()
+            nursery.cancel_scope.cancel()

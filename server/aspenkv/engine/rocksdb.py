@@ -1,0 +1,286 @@
+"""The rocksdb engine: one directory, one process.
+
+Small calls run inline on the event loop's thread, which costs less than a change of threads; calls that
+may take long run in a worker thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import trio
+from rocksdict import Rdict, ReadOptions, Snapshot, WriteOptions
+
+from aspenkv.contract import Check, CommitResult, Op, Record, ScanPage, Versioned
+from aspenkv.engine import ServerRecords, Usage
+from aspenkv.engine.rocksdb_commit import CommitBuilder
+from aspenkv.engine.rocksdb_directory import open_database
+from aspenkv.engine.rocksdb_errors import is_incomplete, typed_error
+from aspenkv.engine.rocksdb_layout import (
+    LARGE,
+    REVISION,
+    REVISION_BYTES,
+    SERVER,
+    USER,
+    is_large,
+    prefix_end,
+    record_revision,
+)
+from aspenkv.engine.rocksdb_options import range_read_options, write_options
+from aspenkv.errors import DataCorruptError
+from aspenkv.limits import (
+    ENGINE_THREADS_MAX,
+    INLINE_GET_KEYS_MAX,
+    INLINE_SCAN_ENTRIES_MAX,
+    INLINE_SKIPS_MAX,
+    SCAN_BYTES_MAX,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_INLINE_WRITE: Final = write_options(wait=False)
+_PATIENT_WRITE: Final = write_options(wait=True)
+_inline_range: Final = partial(range_read_options, skips_max=INLINE_SKIPS_MAX)
+
+
+class _TakesLongError(Exception):
+    """An inline call met work for a thread. Never leaves this module."""
+
+
+class RocksdbEngine:
+    """A rocksdb database. Make one with :meth:`open`."""
+
+    name: Final = "rocksdb"
+
+    def __init__(self, db: Rdict, path: Path) -> None:
+        """Wrap an open database."""
+        self._db = db
+        self._path = path
+        self._revision = self.revision()
+        self._threads = trio.CapacityLimiter(ENGINE_THREADS_MAX)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator[RocksdbEngine]:
+        """Open the database in ``path``, made if absent, and close it at the end.
+
+        Raises:
+            DataDirectoryLockedError: another process has it open.
+            DataCorruptError: it is damaged.
+            EngineError: it cannot be made or opened, or holds something else.
+        """
+        db = await trio.to_thread.run_sync(open_database, path)
+        try:
+            engine = cls(db, path)
+            yield engine
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(db.close)
+
+    def revision(self) -> int:
+        """Return the revision of the newest commit, as stored: a commit may be running."""
+        stored = self._db.get(REVISION)
+        return 0 if stored is None else int.from_bytes(stored, "big")
+
+    async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:
+        """Read values: inline if they are few and turn out small."""
+        if not bulk and len(keys) <= INLINE_GET_KEYS_MAX:
+            try:
+                return self._get_small(keys)
+            except _TakesLongError:
+                pass
+            except Exception as error:
+                raise typed_error(error, self._path) from error
+        return await self._in_thread(self._get_any, keys)
+
+    async def scan(
+        self, start: bytes, end: bytes, *, limit: int, keys_only: bool, reverse: bool
+    ) -> ScanPage:
+        """Read a page: inline if it is short, and stays so."""
+        if start == end:
+            return ScanPage([], None)
+        scan = partial(self._scan, USER + start, USER + end, limit, keys_only, reverse)
+        if limit <= INLINE_SCAN_ENTRIES_MAX:
+            try:
+                return scan(inline=True)
+            except _TakesLongError:
+                pass
+            except Exception as error:
+                if not is_incomplete(error):
+                    raise typed_error(error, self._path) from error
+        return await self._in_thread(scan, inline=False)
+
+    def commit_nowait(
+        self, checks: Sequence[Check], ops: Sequence[Op], server_records: ServerRecords
+    ) -> CommitResult | None:
+        """Commit unless rocksdb must catch up, or a check would step over many deleted keys."""
+        try:
+            return self._commit(checks, ops, server_records, _inline_range, _INLINE_WRITE)
+        except Exception as error:
+            if is_incomplete(error):
+                return None
+            raise typed_error(error, self._path) from error
+
+    async def commit(
+        self, checks: Sequence[Check], ops: Sequence[Op], server_records: ServerRecords
+    ) -> CommitResult:
+        """Commit in a thread, which a cancelled call waits for."""
+        return await self._in_thread(
+            self._commit, checks, ops, server_records, range_read_options, _PATIENT_WRITE
+        )
+
+    async def server_records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the server records whose names start with ``prefix``, in order."""
+        return await self._in_thread(self._server_records, prefix)
+
+    async def sync(self) -> None:
+        """Sync the write-ahead log."""
+        await self._in_thread(self._db.flush_wal, True)
+
+    def usage(self) -> Usage:
+        """Return the live bytes as rocksdb estimates them, and the space of their file system."""
+        try:
+            used_bytes = sum(
+                sign * (self._db.property_int_value(name) or 0) for name, sign in _USED_BYTES
+            )
+            medium = os.statvfs(self._path)
+        except Exception as error:
+            raise typed_error(error, self._path) from error
+        return Usage(
+            max(0, used_bytes),
+            medium.f_blocks * medium.f_frsize,
+            medium.f_bavail * medium.f_frsize,
+        )
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await trio.to_thread.run_sync(
+                partial(function, *args, **kwargs), limiter=self._threads
+            )
+        except Exception as error:
+            raise typed_error(error, self._path) from error
+
+    def _get_small(self, keys: Sequence[bytes]) -> list[Versioned | None]:
+        if len(keys) == 1:
+            records = [self._db.get(USER + keys[0])]
+        else:
+            records = self._db.get([USER + key for key in keys])
+        found: list[Versioned | None] = []
+        for record in records:
+            if record is None:
+                found.append(None)
+            elif is_large(record):
+                raise _TakesLongError
+            else:
+                found.append(Versioned(record[REVISION_BYTES:], record_revision(record)))
+        return found
+
+    def _get_any(self, keys: Sequence[bytes]) -> list[Versioned | None]:
+        # One call for both, as rocksdb reads all keys of a call from one state.
+        stored = self._db.get([USER + key for key in keys] + [LARGE + key for key in keys])
+        found: list[Versioned | None] = []
+        for index, key in enumerate(keys):
+            record = stored[index]
+            if record is None:
+                found.append(None)
+                continue
+            value = stored[len(keys) + index] if is_large(record) else record[REVISION_BYTES:]
+            if value is None:
+                raise _missing_value(key)
+            found.append(Versioned(value, record_revision(record)))
+        return found
+
+    def _scan(
+        self, start: bytes, end: bytes, limit: int, keys_only: bool, reverse: bool, *, inline: bool
+    ) -> ScanPage:
+        snapshot = self._db.snapshot()
+        rows = snapshot.iter(_inline_range(end) if inline else range_read_options(end))
+        if reverse:
+            rows.seek_to_last()
+        else:
+            rows.seek(start)
+        step = rows.prev if reverse else rows.next
+        page: list[Record] = []
+        size_bytes = 0
+        while rows.valid():
+            stored_key = rows.key()
+            if stored_key < start:
+                return ScanPage(page, None)
+            if len(page) == limit or size_bytes >= SCAN_BYTES_MAX:
+                last = page[-1].key
+                return ScanPage(page, last if reverse else last + b"\0")
+            key, record = stored_key[len(USER) :], rows.value()
+            if keys_only:
+                value = b""
+            elif not is_large(record):
+                value = record[REVISION_BYTES:]
+            elif inline:
+                raise _TakesLongError
+            else:
+                value = _large_value(snapshot, key)
+            size_bytes += len(key) + len(value)
+            page.append(Record(key, value, record_revision(record)))
+            step()
+        rows.status()  # tells the end of the range from an error
+        return ScanPage(page, None)
+
+    def _commit(
+        self,
+        checks: Sequence[Check],
+        ops: Sequence[Op],
+        server_records: ServerRecords,
+        read_options: Callable[[bytes], ReadOptions],
+        write: WriteOptions,
+    ) -> CommitResult:
+        revision = self._revision + 1
+        commit = CommitBuilder(self._db, revision, read_options)
+        failed_check = commit.failed_check(checks)
+        if failed_check is not None:
+            return CommitResult(self._revision, failed_check)
+        if ops:
+            commit.add(ops)
+        if server_records:
+            commit.add_server_records(server_records)
+        self._db.write(commit.batch, write)
+        if ops:
+            self._revision = revision
+        return CommitResult(self._revision, None)
+
+    def _server_records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        first = SERVER + prefix
+        rows = self._db.iter(range_read_options(prefix_end(first)))
+        rows.seek(first)
+        records: list[tuple[bytes, bytes]] = []
+        while rows.valid():
+            records.append((rows.key()[len(SERVER) :], rows.value()))
+            rows.next()
+        rows.status()
+        return records
+
+
+_USED_BYTES: Final = (
+    ("rocksdb.estimate-live-data-size", 1),
+    ("rocksdb.cur-size-all-mem-tables", 1),
+    ("rocksdb.live-blob-file-size", 1),
+    ("rocksdb.live-blob-file-garbage-size", -1),
+)
+
+
+def _large_value(snapshot: Snapshot, key: bytes) -> bytes:
+    try:
+        value: bytes = snapshot[LARGE + key]
+    except KeyError as error:
+        raise _missing_value(key) from error
+    return value
+
+
+def _missing_value(key: bytes) -> DataCorruptError:
+    return DataCorruptError(
+        f"the value of {key!r} is missing: restore the data directory from a backup"
+    )

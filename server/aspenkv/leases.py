@@ -1,0 +1,211 @@
+"""The table of leases: deadlines, and which keys hang on which lease. Pure; time is passed in.
+
+The service keeps the table in memory and its records in the engine, written in the same commit as the
+keys they are about:
+
+    ``L`` + lease (u64 big-endian)            time to live in ms (u64), then 1 if process-bound, else 0
+    ``A`` + lease (u64 big-endian) + key      empty: ``key`` hangs on the lease
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Final
+
+from aspenkv.contract import NO_LEASE, Delete, DeleteRange, Op, Put
+from aspenkv.errors import DataCorruptError, LeaseNotFoundError, TooManyError
+from aspenkv.limits import LEASE_KEYS_MAX, LEASES_MAX
+
+LEASE_PREFIX: Final = b"L"
+ATTACHMENT_PREFIX: Final = b"A"
+
+_ID: Final = struct.Struct(">Q")
+_TERMS: Final = struct.Struct(">QB")
+_FIRST: Final = itemgetter(0)
+_DETACHING: Final = frozenset((Put, Delete))
+
+Records = dict[bytes, bytes | None]
+Attachments = dict[bytes, int]
+"""The lease on which each key hangs after a commit; NO_LEASE if it no longer hangs on any."""
+
+
+class Lease:
+    """One lease. ``process_bound``: its holder lives in the server's process and dies with it."""
+
+    __slots__ = ("deadline_s", "id", "keys", "process_bound", "ttl_s")
+
+    def __init__(self, lease: int, ttl_s: float, *, process_bound: bool, now_s: float) -> None:
+        """Start the full time to live at ``now_s``."""
+        self.id = lease
+        self.ttl_s = ttl_s
+        self.process_bound = process_bound
+        self.deadline_s = now_s + ttl_s
+        self.keys: set[bytes] = set()
+
+    def record(self) -> tuple[bytes, bytes]:
+        """Return the name and content of its server record."""
+        content = _TERMS.pack(round(self.ttl_s * 1000), self.process_bound)
+        return LEASE_PREFIX + _ID.pack(self.id), content
+
+
+class LeaseTable:
+    """All leases of a server. Bounded by LEASES_MAX, and LEASE_KEYS_MAX keys on all of them."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._leases: dict[int, Lease] = {}
+        self._lease_of: Attachments = {}
+
+    def __len__(self) -> int:
+        """Return how many leases there are."""
+        return len(self._leases)
+
+    def load(
+        self,
+        leases: Iterable[tuple[bytes, bytes]],
+        attachments: Iterable[tuple[bytes, bytes]],
+        now_s: float,
+    ) -> None:
+        """Take over the server records of an earlier run; every lease has its full time anew.
+
+        Raises:
+            DataCorruptError: a record cannot be read.
+        """
+        try:
+            for name, content in leases:
+                (lease,) = _ID.unpack(name[1:])
+                ttl_ms, process_bound = _TERMS.unpack(content)
+                self.insert(
+                    Lease(lease, ttl_ms / 1000, process_bound=bool(process_bound), now_s=now_s)
+                )
+            for name, _ in attachments:
+                (lease,) = _ID.unpack_from(name, 1)
+                self.apply({name[1 + _ID.size :]: lease})
+        except (struct.error, KeyError) as error:
+            raise DataCorruptError(
+                f"the lease record {name!r} is damaged: restore the data directory from a backup"
+            ) from error
+
+    def new(self, lease: int, ttl_s: float, *, process_bound: bool, now_s: float) -> Lease:
+        """Return a lease that is not in the table yet.
+
+        Raises:
+            TooManyError: LEASES_MAX leases exist.
+        """
+        if len(self._leases) >= LEASES_MAX:
+            raise TooManyError(f"{LEASES_MAX} leases exist: revoke some, or wait until they lapse")
+        return Lease(lease, ttl_s, process_bound=process_bound, now_s=now_s)
+
+    def insert(self, lease: Lease) -> None:
+        """Add a lease whose record is stored."""
+        self._leases[lease.id] = lease
+
+    def live(self, lease: int, now_s: float) -> Lease:
+        """Return a lease that has not lapsed.
+
+        Raises:
+            LeaseNotFoundError: it lapsed, was revoked, or never was.
+        """
+        found = self._leases.get(lease)
+        if found is None or found.deadline_s <= now_s:
+            raise LeaseNotFoundError(f"lease {lease} lapsed, was revoked or never was")
+        return found
+
+    def renew(self, lease: int, now_s: float) -> None:
+        """Give a lease its full time to live again.
+
+        Raises:
+            LeaseNotFoundError: it lapsed, was revoked, or never was.
+        """
+        found = self.live(lease, now_s)
+        found.deadline_s = now_s + found.ttl_s
+
+    def next_deadline_s(self) -> float:
+        """Return when the next lease lapses; infinity if there is none."""
+        return min((lease.deadline_s for lease in self._leases.values()), default=float("inf"))
+
+    def lapsed(self, now_s: float) -> list[Lease]:
+        """Return the leases whose time is over, the longest dead first."""
+        dead = [lease for lease in self._leases.values() if lease.deadline_s <= now_s]
+        return sorted(dead, key=lambda lease: (lease.deadline_s, lease.id))
+
+    def process_bound(self) -> list[Lease]:
+        """Return the leases whose holder lived in the server's process."""
+        return [lease for lease in self._leases.values() if lease.process_bound]
+
+    def remove(self, leases: Iterable[Lease]) -> None:
+        """Forget leases whose records and keys are gone."""
+        for lease in leases:
+            del self._leases[lease.id]
+            for key in lease.keys:
+                del self._lease_of[key]
+
+    def touched(self, ops: Sequence[Op], *, names_lease: bool, now_s: float) -> Attachments:
+        """Return which keys ``ops`` would attach or detach.
+
+        ``names_lease`` says that a put names a lease; if none does and no key is attached, this
+        costs nothing.
+
+        Raises:
+            LeaseNotFoundError: a put names a lease that does not exist.
+            TooManyError: more than LEASE_KEYS_MAX keys would be attached.
+        """
+        lease_of = self._lease_of
+        if not names_lease and (
+            not lease_of
+            or (lease_of.keys().isdisjoint(map(_FIRST, ops)) and DeleteRange not in map(type, ops))
+        ):
+            return {}
+        touched: Attachments = {}
+        for op in ops:
+            kind = type(op)
+            if kind is DeleteRange:
+                hanging = {*lease_of, *touched}
+                touched.update((key, NO_LEASE) for key in hanging if op[0] <= key < op[1])
+            elif kind is Put and op.lease != NO_LEASE:
+                self.live(op.lease, now_s)
+                touched[op.key] = op.lease
+            elif kind in _DETACHING and (op[0] in lease_of or op[0] in touched):
+                touched[op[0]] = NO_LEASE
+        count = len(lease_of) + sum(
+            (lease != NO_LEASE) - (key in lease_of) for key, lease in touched.items()
+        )
+        if count > LEASE_KEYS_MAX:
+            raise TooManyError(f"{LEASE_KEYS_MAX} keys hang on leases: revoke some leases")
+        return touched
+
+    def attachment_records(self, touched: Attachments) -> Records:
+        """Return the server records that make ``touched`` last."""
+        records: Records = {}
+        for key, lease in touched.items():
+            old = self._lease_of.get(key, NO_LEASE)
+            if old != NO_LEASE:
+                records[_attachment_name(old, key)] = None
+            if lease != NO_LEASE:
+                records[_attachment_name(lease, key)] = b""
+        return records
+
+    def apply(self, touched: Attachments) -> None:
+        """Take over what a commit attached and detached."""
+        for key, lease in touched.items():
+            old = self._lease_of.pop(key, NO_LEASE)
+            if old != NO_LEASE:
+                self._leases[old].keys.discard(key)
+            if lease != NO_LEASE:
+                self._lease_of[key] = lease
+                self._leases[lease].keys.add(key)
+
+
+def removal_records(leases: Iterable[Lease]) -> Records:
+    """Return the server records that remove leases and all their attachments."""
+    records: Records = {}
+    for lease in leases:
+        records[lease.record()[0]] = None
+        records.update((_attachment_name(lease.id, key), None) for key in lease.keys)
+    return records
+
+
+def _attachment_name(lease: int, key: bytes) -> bytes:
+    return ATTACHMENT_PREFIX + _ID.pack(lease) + key

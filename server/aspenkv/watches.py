@@ -1,0 +1,225 @@
+"""Fan-out of commits to watches, and the history from which a watch resumes.
+
+Publishing never waits for a watcher: each has a bounded backlog, and one that falls behind is told
+that its events are lost. Everything here runs on the event loop's thread, so it needs no lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import trio
+
+from aspenkv.contract import Change, DeleteRange, Op, Put, WatchEvent
+from aspenkv.errors import AspenKvError, ClosedError, TooManyError, WatchGapError
+from aspenkv.limits import (
+    HISTORY_BYTES_MAX,
+    HISTORY_CHANGES_MAX,
+    HISTORY_EVENTS_MAX,
+    WATCH_BACKLOG_BYTES_MAX,
+    WATCH_BACKLOG_EVENTS_MAX,
+    WATCHES_MAX,
+)
+
+Origin = object
+"""Stands for the client that made a commit; compared by identity."""
+
+NOBODY: Final[Origin] = object()
+"""The origin whose commits a watch leaves out when it leaves out none."""
+
+_Part = bytes | tuple[bytes, bytes]
+"""What history keeps of an operation: its key, or the bounds of its range. Never a value."""
+
+_Commit = tuple[int, list[_Part], int, Origin]
+"""Revision, parts, bytes of all keys, origin."""
+
+
+class PrefixWatch:
+    """One open watch; see :class:`aspenkv.contract.Watch`."""
+
+    def __init__(self, hub: WatchHub, prefix: bytes, *, values: bool, skipped: Origin) -> None:
+        """Make a watch with an empty backlog; the hub fills it."""
+        self.prefix = prefix
+        self.values = values
+        self.skipped = skipped
+        self._hub = hub
+        self._backlog: deque[WatchEvent] = deque()
+        self._backlog_bytes = 0
+        self._failure: AspenKvError | None = None
+        self._failed_revision = 0
+        self._idle = trio.lowlevel.ParkingLot()
+
+    @property
+    def revision(self) -> int:
+        """Every commit up to this revision was handed out, or did not concern this watch."""
+        if self._failure is not None:
+            return self._failed_revision
+        if self._backlog:
+            return self._backlog[0].revision - 1
+        return self._hub.revision
+
+    def __aiter__(self) -> AsyncIterator[WatchEvent]:
+        """Iterate over the events."""
+        return self
+
+    async def __anext__(self) -> WatchEvent:
+        """Return the next event, waiting for it.
+
+        Raises:
+            WatchGapError: events were lost because the watcher fell behind.
+            ClosedError: the service was closed.
+        """
+        while not self._backlog:
+            if self._failure is not None:
+                raise self._failure
+            await self._idle.park()
+        event = self._backlog.popleft()
+        if self.values:
+            self._backlog_bytes -= _value_bytes(event)
+        return event
+
+    def push(self, event: WatchEvent) -> None:
+        """Add an event, or fail if the backlog is full: the writer never waits."""
+        if self._failure is not None:
+            return
+        if self.values:
+            self._backlog_bytes += _value_bytes(event)
+        if (
+            len(self._backlog) >= WATCH_BACKLOG_EVENTS_MAX
+            or self._backlog_bytes > WATCH_BACKLOG_BYTES_MAX
+        ):
+            self.fail(WatchGapError("the watcher fell behind and lost events: open a new watch"))
+            return
+        self._backlog.append(event)
+        self._idle.unpark_all()
+
+    def fail(self, failure: AspenKvError) -> None:
+        """Drop the backlog; the iterator raises ``failure`` from now on."""
+        if self._failure is None:
+            self._failed_revision = self.revision
+            self._failure = failure
+        self._backlog.clear()
+        self._idle.unpark_all()
+
+
+class WatchHub:
+    """All watches of a service, and the newest commits. Bounded by the limits it imports."""
+
+    def __init__(self, revision: int) -> None:
+        """Start with no history: commits up to ``revision`` are not known."""
+        self.revision = revision
+        self._history: deque[_Commit] = deque()
+        self._history_parts = 0
+        self._history_bytes = 0
+        self._history_floor = revision
+        self._watches: dict[bytes, list[PrefixWatch]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return how many watches are open."""
+        return self._count
+
+    def publish(self, revision: int, ops: Sequence[Op], origin: Origin) -> None:
+        """Record a commit and hand it to the watches it concerns. Called in order of revision."""
+        parts: list[_Part] = [op[0] for op in ops]
+        size_bytes = sum(map(len, parts))
+        if DeleteRange in map(type, ops):
+            parts = [(op[0], op[1]) if type(op) is DeleteRange else op[0] for op in ops]
+            size_bytes += sum(len(part[1]) for part in parts if type(part) is tuple)
+        self.revision = revision
+        self._remember((revision, parts, size_bytes, origin))
+        for prefix, watches in self._watches.items():
+            for watch in watches:
+                if watch.skipped is not origin:
+                    changes = _changes(parts, prefix, ops if watch.values else None)
+                    if changes:
+                        watch.push(WatchEvent(revision, changes))
+
+    @contextmanager
+    def open(
+        self, prefix: bytes, from_revision: int | None, *, values: bool, skipped: Origin
+    ) -> Iterator[PrefixWatch]:
+        """Open a watch, filled with the history above ``from_revision``, and close it at the end.
+
+        Raises:
+            TooManyError: WATCHES_MAX watches are open.
+            WatchGapError: history does not reach back to ``from_revision``, or is not yet there.
+        """
+        if self._count >= WATCHES_MAX:
+            raise TooManyError(f"{WATCHES_MAX} watches are open: close some")
+        watch = PrefixWatch(self, prefix, values=values, skipped=skipped)
+        if from_revision is not None:
+            self._replay(watch, from_revision)
+        self._count += 1
+        self._watches.setdefault(prefix, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._count -= 1
+            self._watches[prefix].remove(watch)
+            if not self._watches[prefix]:
+                del self._watches[prefix]
+            watch.fail(ClosedError("the watch was closed"))
+
+    def close(self) -> None:
+        """End every watch: its iterator raises ClosedError."""
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.fail(ClosedError("the service was closed: connect again"))
+
+    def _remember(self, commit: _Commit) -> None:
+        history = self._history
+        history.append(commit)
+        self._history_parts += len(commit[1])
+        self._history_bytes += commit[2]
+        while (
+            len(history) > HISTORY_EVENTS_MAX
+            or self._history_parts > HISTORY_CHANGES_MAX
+            or self._history_bytes > HISTORY_BYTES_MAX
+        ):
+            self._history_floor, parts, size_bytes, _ = history.popleft()
+            self._history_parts -= len(parts)
+            self._history_bytes -= size_bytes
+
+    def _replay(self, watch: PrefixWatch, from_revision: int) -> None:
+        if not self._history_floor <= from_revision <= self.revision:
+            raise WatchGapError(
+                f"revision {from_revision} is not among the known {self._history_floor} to "
+                f"{self.revision}: read anew, then watch from the revision of that read"
+            )
+        for revision, parts, _, origin in self._history:
+            if revision > from_revision and origin is not watch.skipped:
+                changes = _changes(parts, watch.prefix, None)
+                if changes:
+                    watch.push(WatchEvent(revision, changes))
+
+
+def _changes(parts: Sequence[_Part], prefix: bytes, ops: Sequence[Op] | None) -> tuple[Change, ...]:
+    """Return the changes below ``prefix``, ranges cut to it; with the values that ``ops`` put."""
+    changes: list[Change] = []
+    for index, part in enumerate(parts):
+        if type(part) is bytes:
+            if part.startswith(prefix):
+                op = None if ops is None else ops[index]
+                value = bytes(op.value) if type(op) is Put else None
+                changes.append(Change(part, None, value))
+        else:
+            start, end = max(part[0], prefix), _cut(part[1], prefix)
+            if start < end:
+                changes.append(Change(start, end, None))
+    return tuple(changes)
+
+
+def _cut(end: bytes, prefix: bytes) -> bytes:
+    """Return the smaller of ``end`` and the end of the keys that start with ``prefix``."""
+    trimmed = prefix.rstrip(b"\xff")
+    if not trimmed:  # nothing lies above such keys, so their range has no end
+        return end
+    return min(end, trimmed[:-1] + bytes((trimmed[-1] + 1,)))
+
+
+def _value_bytes(event: WatchEvent) -> int:
+    return sum(len(change.value) for change in event.changes if change.value is not None)
