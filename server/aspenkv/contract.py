@@ -32,14 +32,14 @@ class Record(NamedTuple):
 
 
 class ScanPage(NamedTuple):
-    """An ordered page. Pass ``continuation`` to the same scan to go on; None: the end was reached."""
+    """An ordered page. Pass ``continuation`` to the same scan to go on; None at the end."""
 
     records: list[Record]
     continuation: bytes | None
 
 
 class RevisionIs(NamedTuple):
-    """Check: ``key`` was last written by ``revision``; :data:`ABSENT` asks that it does not exist."""
+    """Check: ``revision`` last wrote ``key``; :data:`ABSENT` asks that it does not exist."""
 
     key: bytes
     revision: int
@@ -53,10 +53,14 @@ class RangeEmpty(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Write a value. With a lease the key vanishes when the lease lapses; without, any is detached."""
+    """Write a value, and hang the key on a lease, or on none.
+
+    A key on a lease vanishes when the lease lapses or is revoked. Deletion takes it off; ``patch``
+    and ``add`` leave it where it hangs.
+    """
 
     key: bytes
-    value: bytes
+    value: bytes | memoryview
     lease: int = NO_LEASE
 
 
@@ -67,7 +71,7 @@ class Delete(NamedTuple):
 
 
 class DeleteRange(NamedTuple):
-    """Remove every key in ``[start, end)``."""
+    """Remove every key in ``[start, end)``; the bounds may be one byte longer than a key."""
 
     start: bytes
     end: bytes
@@ -76,8 +80,9 @@ class DeleteRange(NamedTuple):
 class Patch(NamedTuple):
     """Write ``data`` at ``offset`` of the value, then cut it to ``truncate_to`` bytes if given.
 
-    An absent key counts as an empty value; a gap before ``offset`` is filled with zeros.
-    ``truncate_to`` only shortens. Two patches of different ranges never lose each other's bytes.
+    An absent key counts as an empty value; a gap between its end and ``data`` is filled with zeros,
+    and there is none if ``data`` is empty. ``truncate_to`` only shortens. Two patches of different
+    ranges never lose each other's bytes.
     """
 
     key: bytes
@@ -110,7 +115,8 @@ class CommitResult(NamedTuple):
 class Change(NamedTuple):
     """One effect of a commit: ``key`` was written or removed, or, with ``end``, ``[key, end)`` was.
 
-    ``value`` is the new value if the watch asked for values, and None otherwise and on removal.
+    ``value`` is what a ``put`` wrote, if the watch asked for values. It is None otherwise: for all
+    other operations, and for commits from before the watch was opened. Then the watcher must read.
     """
 
     key: bytes
@@ -163,6 +169,8 @@ class KeyValue(Protocol):
     async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
         """Read values, None for each absent key, in the order of ``keys`` (at most GET_KEYS_MAX).
 
+        All are of one moment.
+
         ``bulk`` says that the values are large (chunk data), so that the carrier keeps them from
         standing in the way of small calls.
         """
@@ -179,18 +187,21 @@ class KeyValue(Protocol):
     ) -> ScanPage:
         """Read up to ``limit`` records of ``[start, end)`` in key order, or from the end.
 
-        A page also ends at SCAN_ENTRIES_MAX records and after the record that reaches SCAN_BYTES_MAX
-        bytes of keys and values; a page that ends early has a continuation.
+        A page also ends at SCAN_ENTRIES_MAX records, and after the record that reaches
+        SCAN_BYTES_MAX bytes of keys and values; a page that ends early has a continuation.
         """
 
     async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
         """Do all of ``ops`` in order if all of ``checks`` hold, else nothing.
 
-        Checks see the state before the commit; operations see those before them.
+        Checks see the state before the commit; operations see those before them. A commit with no
+        operations only checks, and raises no revision.
 
         Raises:
-            InvalidRequestError: a limit is broken. Nothing was done.
+            InvalidRequestError: a limit is broken, or an ``add`` meets a value that is no counter
+                or overflows. Nothing was done.
             LeaseNotFoundError: a put names a lease that does not exist. Nothing was done.
+            TooManyError: LEASE_KEYS_MAX keys hang on leases. Nothing was done.
         """
 
     def watch(
@@ -204,12 +215,16 @@ class KeyValue(Protocol):
         """Watch every commit above ``from_revision`` (None: from now) that touches ``prefix``.
 
         Raises (on entering):
-            WatchGapError: history no longer reaches back to ``from_revision``.
+            WatchGapError: history does not reach back to ``from_revision``, or is not yet there.
             TooManyError: WATCHES_MAX watches are open.
         """
 
     async def lease(self, ttl_s: float) -> int:
-        """Grant a lease; it lapses ``ttl_s`` seconds after the last keepalive."""
+        """Grant a lease; it lapses ``ttl_s`` seconds after the last keepalive.
+
+        After a restart of the server it has its full time again, unless its holder lived in the
+        server's process: then its keys are gone.
+        """
 
     async def keepalive(self, lease: int) -> None:
         """Renew a lease for its full time to live. Raises LeaseNotFoundError."""

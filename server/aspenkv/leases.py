@@ -1,10 +1,10 @@
 """The table of leases: deadlines, and which keys hang on which lease. Pure; time is passed in.
 
-The service keeps the table in memory and its records in the engine, written in the same commit as the
-keys they are about:
+The service keeps the table in memory, and its records in the engine, written in the same commit as
+the keys they are about:
 
-    ``L`` + lease (u64 big-endian)            time to live in ms (u64), then 1 if process-bound, else 0
-    ``A`` + lease (u64 big-endian) + key      empty: ``key`` hangs on the lease
+    ``L`` + lease (u64 big-endian)          time to live in ms (u64), then 1 if process-bound, or 0
+    ``A`` + lease (u64 big-endian) + key    empty: ``key`` hangs on the lease
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ ATTACHMENT_PREFIX: Final = b"A"
 _ID: Final = struct.Struct(">Q")
 _TERMS: Final = struct.Struct(">QB")
 _FIRST: Final = itemgetter(0)
-_DETACHING: Final = frozenset((Put, Delete))
 
 Records = dict[bytes, bytes | None]
 Attachments = dict[bytes, int]
@@ -73,6 +72,7 @@ class LeaseTable:
         Raises:
             DataCorruptError: a record cannot be read.
         """
+        name = b""
         try:
             for name, content in leases:
                 (lease,) = _ID.unpack(name[1:])
@@ -160,15 +160,14 @@ class LeaseTable:
             return {}
         touched: Attachments = {}
         for op in ops:
-            kind = type(op)
-            if kind is DeleteRange:
+            if isinstance(op, DeleteRange):
                 hanging = {*lease_of, *touched}
-                touched.update((key, NO_LEASE) for key in hanging if op[0] <= key < op[1])
-            elif kind is Put and op.lease != NO_LEASE:
+                touched.update((key, NO_LEASE) for key in hanging if op.start <= key < op.end)
+            elif isinstance(op, Put) and op.lease != NO_LEASE:
                 self.live(op.lease, now_s)
                 touched[op.key] = op.lease
-            elif kind in _DETACHING and (op[0] in lease_of or op[0] in touched):
-                touched[op[0]] = NO_LEASE
+            elif isinstance(op, Put | Delete) and (op.key in lease_of or op.key in touched):
+                touched[op.key] = NO_LEASE
         count = len(lease_of) + sum(
             (lease != NO_LEASE) - (key in lease_of) for key, lease in touched.items()
         )

@@ -49,9 +49,9 @@ _SERVER: Final[Origin] = object()
 class Service:
     """Serves one engine to any number of clients.
 
-    Commits run one at a time: inline while nobody else commits and the engine need not wait, else under
-    ``_committing``. A commit, its leases and its watch events change together, with no checkpoint
-    between, so nobody sees one without the others.
+    Commits run one at a time: inline while nobody else commits and the engine need not wait, else
+    under ``_committing``. A commit, its leases and its watch events change together, with no
+    checkpoint between, so nobody sees one without the others.
     """
 
     def __init__(self, engine: Engine, members: Sequence[str]) -> None:

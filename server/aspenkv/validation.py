@@ -136,7 +136,7 @@ def check_commit(checks: Sequence[Check], ops: Sequence[Op]) -> CommitShape:
     for check in checks:
         size_bytes += _checker(check)(check)
     for op in ops:
-        if type(op) is Put:  # most operations; worth a branch of its own
+        if isinstance(op, Put):  # most operations; worth a branch of its own
             size_bytes += _put_bytes(op)
             if op.lease != NO_LEASE:
                 names_lease = True

@@ -33,7 +33,7 @@ NOBODY: Final[Origin] = object()
 _Part = bytes | tuple[bytes, bytes]
 """What history keeps of an operation: its key, or the bounds of its range. Never a value."""
 
-_Commit = tuple[int, list[_Part], int, Origin]
+_Commit = tuple[int, Sequence[_Part], int, Origin]
 """Revision, parts, bytes of all keys, origin."""
 
 
@@ -124,11 +124,12 @@ class WatchHub:
 
     def publish(self, revision: int, ops: Sequence[Op], origin: Origin) -> None:
         """Record a commit and hand it to the watches it concerns. Called in order of revision."""
-        parts: list[_Part] = [op[0] for op in ops]
-        size_bytes = sum(map(len, parts))
+        keys = [op[0] for op in ops]
+        parts: Sequence[_Part] = keys
+        size_bytes = sum(map(len, keys))
         if DeleteRange in map(type, ops):
-            parts = [(op[0], op[1]) if type(op) is DeleteRange else op[0] for op in ops]
-            size_bytes += sum(len(part[1]) for part in parts if type(part) is tuple)
+            parts = [(op.start, op.end) if isinstance(op, DeleteRange) else op.key for op in ops]
+            size_bytes += sum(len(op.end) for op in ops if isinstance(op, DeleteRange))
         self.revision = revision
         self._remember((revision, parts, size_bytes, origin))
         for prefix, watches in self._watches.items():
@@ -201,15 +202,14 @@ def _changes(parts: Sequence[_Part], prefix: bytes, ops: Sequence[Op] | None) ->
     """Return the changes below ``prefix``, ranges cut to it; with the values that ``ops`` put."""
     changes: list[Change] = []
     for index, part in enumerate(parts):
-        if type(part) is bytes:
-            if part.startswith(prefix):
-                op = None if ops is None else ops[index]
-                value = bytes(op.value) if type(op) is Put else None
-                changes.append(Change(part, None, value))
-        else:
+        if isinstance(part, tuple):
             start, end = max(part[0], prefix), _cut(part[1], prefix)
             if start < end:
                 changes.append(Change(start, end, None))
+        elif part.startswith(prefix):
+            op = None if ops is None else ops[index]
+            value = bytes(op.value) if isinstance(op, Put) else None
+            changes.append(Change(part, None, value))
     return tuple(changes)
 
 

@@ -1,8 +1,8 @@
 """What the service asks of a storage engine.
 
-An engine stores two spaces side by side: the keys of clients, each with the revision that last wrote
-it, and the server's own records (leases and the like), which no client can name. A commit writes to
-both at once. Requests were validated before; an engine checks no limits.
+An engine stores two spaces side by side: the keys of clients, each with the revision that last
+wrote it, and the server's own records (leases and the like), which no client can name. A commit
+writes to both at once. Requests were validated before; an engine checks no limits.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Engine(Protocol):
         """Return the revision of the newest commit, not older than any read has seen."""
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:
-        """Read values from one consistent state, None for an absent key, in the order of ``keys``."""
+        """Read values of one moment, None for an absent key, in the order of ``keys``."""
 
     async def scan(
         self, start: bytes, end: bytes, *, limit: int, keys_only: bool, reverse: bool
     ) -> ScanPage:
-        """Read a page of ``[start, end)`` from one consistent state.
+        """Read a page of ``[start, end)``, all of one moment.
 
         The continuation is the ``start`` (``end`` in reverse) from which the next page goes on.
         """

@@ -1,7 +1,7 @@
 """The rocksdb engine: one directory, one process.
 
-Small calls run inline on the event loop's thread, which costs less than a change of threads; calls that
-may take long run in a worker thread.
+Small calls run inline on the event loop's thread, which costs less than a change of threads; calls
+that may take long run in a worker thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aspenkv.contract import Check, CommitResult, Op, Record, ScanPage, Versione
 from aspenkv.engine import ServerRecords, Usage
 from aspenkv.engine.rocksdb_commit import CommitBuilder
 from aspenkv.engine.rocksdb_directory import open_database
-from aspenkv.engine.rocksdb_errors import is_incomplete, typed_error
+from aspenkv.engine.rocksdb_errors import is_incomplete, missing_value_error, typed_error
 from aspenkv.engine.rocksdb_layout import (
     LARGE,
     REVISION,
@@ -32,7 +32,6 @@ from aspenkv.engine.rocksdb_layout import (
     record_revision,
 )
 from aspenkv.engine.rocksdb_options import range_read_options, write_options
-from aspenkv.errors import DataCorruptError
 from aspenkv.limits import (
     ENGINE_THREADS_MAX,
     INLINE_GET_KEYS_MAX,
@@ -167,10 +166,11 @@ class RocksdbEngine:
             raise typed_error(error, self._path) from error
 
     def _get_small(self, keys: Sequence[bytes]) -> list[Versioned | None]:
-        if len(keys) == 1:
-            records = [self._db.get(USER + keys[0])]
-        else:
-            records = self._db.get([USER + key for key in keys])
+        records: list[bytes | None] = (
+            [self._db.get(USER + keys[0])]
+            if len(keys) == 1
+            else _get_many(self._db, [USER + key for key in keys])
+        )
         found: list[Versioned | None] = []
         for record in records:
             if record is None:
@@ -183,7 +183,7 @@ class RocksdbEngine:
 
     def _get_any(self, keys: Sequence[bytes]) -> list[Versioned | None]:
         # One call for both, as rocksdb reads all keys of a call from one state.
-        stored = self._db.get([USER + key for key in keys] + [LARGE + key for key in keys])
+        stored = _get_many(self._db, [USER + key for key in keys] + [LARGE + key for key in keys])
         found: list[Versioned | None] = []
         for index, key in enumerate(keys):
             record = stored[index]
@@ -192,7 +192,7 @@ class RocksdbEngine:
                 continue
             value = stored[len(keys) + index] if is_large(record) else record[REVISION_BYTES:]
             if value is None:
-                raise _missing_value(key)
+                raise missing_value_error(key)
             found.append(Versioned(value, record_revision(record)))
         return found
 
@@ -244,7 +244,7 @@ class RocksdbEngine:
         if failed_check is not None:
             return CommitResult(self._revision, failed_check)
         if ops:
-            commit.add(ops)
+            commit.apply(ops)
         if server_records:
             commit.add_server_records(server_records)
         self._db.write(commit.batch, write)
@@ -272,15 +272,14 @@ _USED_BYTES: Final = (
 )
 
 
+def _get_many(db: Rdict, keys: list[bytes]) -> list[bytes | None]:
+    values: list[bytes | None] = db.get(keys)  # type: ignore[arg-type,assignment]
+    return values
+
+
 def _large_value(snapshot: Snapshot, key: bytes) -> bytes:
     try:
         value: bytes = snapshot[LARGE + key]
     except KeyError as error:
-        raise _missing_value(key) from error
+        raise missing_value_error(key) from error
     return value
-
-
-def _missing_value(key: bytes) -> DataCorruptError:
-    return DataCorruptError(
-        f"the value of {key!r} is missing: restore the data directory from a backup"
-    )

@@ -12,13 +12,13 @@ from aspenkv.contract import (
     Add,
     Check,
     Delete,
-    DeleteRange,
     Op,
     Patch,
     Put,
     RevisionIs,
 )
 from aspenkv.engine.mutations import added, patched
+from aspenkv.engine.rocksdb_errors import missing_value_error
 from aspenkv.engine.rocksdb_layout import (
     LARGE,
     LARGE_VALUE_BYTES_MIN,
@@ -30,8 +30,8 @@ from aspenkv.engine.rocksdb_layout import (
     large_record,
     record_revision,
     small_header,
+    value_length,
 )
-from aspenkv.errors import DataCorruptError
 from aspenkv.limits import RANGE_DELETE_KEYS_MAX
 
 _UNREAD: Final = object()
@@ -47,10 +47,10 @@ class CommitBuilder:
         "_cleared",
         "_db",
         "_header",
-        "_large_header",
         "_new_large",
         "_read_options",
         "_records",
+        "_revision",
         "batch",
     )
 
@@ -66,8 +66,8 @@ class CommitBuilder:
         """
         self.batch = WriteBatch(raw_mode=True)
         self._db = db
+        self._revision = revision
         self._header = small_header(revision)
-        self._large_header = large_record(revision)
         self._read_options = read_options
         self._records: dict[bytes, bytes | None] = {}
         self._new_large: dict[bytes, bytes] = {}
@@ -76,7 +76,7 @@ class CommitBuilder:
     def failed_check(self, checks: Sequence[Check]) -> int | None:
         """Return the index of the first check that does not hold, None if all do."""
         for index, check in enumerate(checks):
-            if type(check) is RevisionIs:
+            if isinstance(check, RevisionIs):
                 record = self._record(check.key)
                 if check.revision != (ABSENT if record is None else record_revision(record)):
                     return index
@@ -84,7 +84,7 @@ class CommitBuilder:
                 return index
         return None
 
-    def add(self, ops: Sequence[Op]) -> None:
+    def apply(self, ops: Sequence[Op]) -> None:
         """Do the operations, each on the result of those before it.
 
         Raises:
@@ -92,10 +92,16 @@ class CommitBuilder:
             DataCorruptError: a value that must be there is not.
         """
         for op in ops:
-            if type(op) is Put:  # most operations; worth a branch of its own
+            if isinstance(op, Put):
                 self._write(op.key, op.value)
+            elif isinstance(op, Patch):
+                self._patch(op)
+            elif isinstance(op, Add):
+                self._write(op.key, added(op.key, self._value(op.key), op.delta))
+            elif isinstance(op, Delete):
+                self._remove(op.key, self._record(op.key))
             else:
-                _APPLY[type(op)](self, op)
+                self._remove_range(op.start, op.end)
         if ops:
             self.batch.put(REVISION, self._header)
 
@@ -124,17 +130,23 @@ class CommitBuilder:
             return None
         if not is_large(record):
             return record[REVISION_BYTES:]
-        value = self._new_large.get(key) or self._db.get(LARGE + key)
+        value: bytes | None = self._new_large.get(key) or self._db.get(LARGE + key)
         if value is None:
-            raise DataCorruptError(
-                f"the value of {key!r} is missing: restore the data directory from a backup"
-            )
+            raise missing_value_error(key)
         return value
 
-    def _write(self, key: bytes, value: bytes) -> None:
+    def _patch(self, op: Patch) -> None:
+        record = self._record(op.key)
+        if record is None or (not op.offset and len(op.data) >= value_length(record)):
+            old = b""  # all of it is overwritten: do not read it
+        else:
+            old = self._value(op.key) or b""
+        self._write(op.key, patched(old, op))
+
+    def _write(self, key: bytes, value: bytes | memoryview) -> None:
         if len(value) >= LARGE_VALUE_BYTES_MIN:
-            record = self._large_header
             value = bytes(value)
+            record = large_record(self._revision, len(value))
             self._new_large[key] = value
             self.batch.put(LARGE + key, value)
         else:
@@ -153,17 +165,7 @@ class CommitBuilder:
             self.batch.delete(LARGE + key)
         self._records[key] = None
 
-    def _patch(self, op: Patch) -> None:
-        self._write(op.key, patched(self._value(op.key) or b"", op))
-
-    def _add(self, op: Add) -> None:
-        self._write(op.key, added(op.key, self._value(op.key), op.delta))
-
-    def _delete(self, op: Delete) -> None:
-        self._remove(op.key, self._record(op.key))
-
-    def _delete_range(self, op: DeleteRange) -> None:
-        start, end = op.start, op.end
+    def _remove_range(self, start: bytes, end: bytes) -> None:
         if start == end:
             return
         written = [key for key in self._records if start <= key < end]
@@ -188,11 +190,3 @@ class CommitBuilder:
         if not rows.valid():
             rows.status()  # tells the end of the range from an error
         return keys
-
-
-_APPLY: Final[dict[type, Callable[[CommitBuilder, Any], None]]] = {
-    Delete: CommitBuilder._delete,
-    DeleteRange: CommitBuilder._delete_range,
-    Patch: CommitBuilder._patch,
-    Add: CommitBuilder._add,
-}

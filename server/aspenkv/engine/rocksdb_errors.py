@@ -54,6 +54,11 @@ def open_error(error: Exception, path: Path) -> AspenKvError:
     return typed_error(error, path)
 
 
+def missing_value_error(key: bytes) -> DataCorruptError:
+    """Return the error to raise when a record says that a value lies apart, and none does."""
+    return DataCorruptError(f"the value of {key!r} is missing: {_RESTORE}")
+
+
 def _lock_holder(lock: Path) -> str:
     """Return who holds a POSIX lock on a file, as far as the kernel tells.
 

@@ -1,19 +1,20 @@
 """How the rocksdb engine lays out its one key space. Pure.
 
-    ``k`` + key     revision (u64 big-endian) + value; or, with the top bit of the revision set, the
-                    revision alone: the value is large and lies under ``b`` + key
+    ``k`` + key     revision (u64 big-endian) + value; or, with the top bit of the revision set,
+                    revision + length (u32 big-endian) of a large value that lies apart
     ``b`` + key     a large value and nothing else, in a blob file
     ``s`` + name    a server record
     ``r``           the revision of the newest commit (u64 big-endian)
     ``v``           the version of this layout, in ASCII
 
-Large values lie apart because rocksdb's iterators read every blob that they pass, even for keys only:
-50 us for 64 KiB. So scans, checks and range deletes touch small records only, and a large value is
-stored and returned without a copy to add or cut a header.
+Large values lie apart because rocksdb's iterators read every blob that they pass, even for keys
+only: 50 us for 64 KiB. So scans, checks and range deletes touch small records only, and a large
+value is stored and returned without a copy to add or cut a header.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 USER: Final = b"k"
@@ -30,21 +31,30 @@ LARGE_VALUE_BYTES_MIN: Final = 8192
 
 _LARGE_FLAG: Final = 1 << 63
 _LARGE_FLAG_BYTE: Final = 0x80
+_LARGE_RECORD: Final = struct.Struct(">QI")
 
 
 def small_header(revision: int) -> bytes:
-    """Return what stands before a value in its record."""
+    """Return what stands before a small value in its record."""
     return revision.to_bytes(REVISION_BYTES, "big")
 
 
-def large_record(revision: int) -> bytes:
+def large_record(revision: int, value_bytes: int) -> bytes:
     """Return the record of a key whose value lies apart."""
-    return (revision | _LARGE_FLAG).to_bytes(REVISION_BYTES, "big")
+    return _LARGE_RECORD.pack(revision | _LARGE_FLAG, value_bytes)
 
 
 def is_large(record: bytes) -> bool:
     """Tell whether the value of a record lies apart."""
     return record[0] >= _LARGE_FLAG_BYTE
+
+
+def value_length(record: bytes) -> int:
+    """Return the length of the value of a record, in bytes."""
+    if is_large(record):
+        length: int = _LARGE_RECORD.unpack(record)[1]
+        return length
+    return len(record) - REVISION_BYTES
 
 
 def record_revision(record: bytes) -> int:
@@ -53,5 +63,5 @@ def record_revision(record: bytes) -> int:
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """Return the end of all keys that start with ``prefix``, which ends below 0xFF."""
+    """Return the end of all keys that start with ``prefix``, whose last byte is below 0xFF."""
     return prefix[:-1] + bytes((prefix[-1] + 1,))
