@@ -14,7 +14,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from aspenkv.engine.rocksdb_layout import LARGE_VALUE_BYTES_MIN
+from aspenkv.engine.rocksdb.layout import LARGE_VALUE_BYTES_MIN
 
 WRITE_BUFFER_BYTES: Final = 32 * 1024 * 1024
 WRITE_BUFFERS_MAX: Final = 3

@@ -1,4 +1,4 @@
-"""The rocksdb engine: one directory, one process.
+"""The engine itself: which call runs where, and what it reads.
 
 Small calls run inline on the event loop's thread, which costs less than a change of threads; calls
 that may take long run in a worker thread.
@@ -18,10 +18,10 @@ from rocksdict import Rdict, ReadOptions, Snapshot, WriteOptions
 
 from aspenkv.contract import Check, CommitResult, Op, Record, ScanPage, Versioned
 from aspenkv.engine import ServerRecords, Usage
-from aspenkv.engine.rocksdb_commit import CommitBuilder
-from aspenkv.engine.rocksdb_directory import open_database
-from aspenkv.engine.rocksdb_errors import is_incomplete, missing_value_error, typed_error
-from aspenkv.engine.rocksdb_layout import (
+from aspenkv.engine.rocksdb.commit import CommitBuilder
+from aspenkv.engine.rocksdb.directory import open_database
+from aspenkv.engine.rocksdb.errors import is_incomplete, missing_value_error, typed_error
+from aspenkv.engine.rocksdb.layout import (
     LARGE,
     REVISION,
     REVISION_BYTES,
@@ -31,7 +31,7 @@ from aspenkv.engine.rocksdb_layout import (
     prefix_end,
     record_revision,
 )
-from aspenkv.engine.rocksdb_options import range_read_options, write_options
+from aspenkv.engine.rocksdb.options import range_read_options, write_options
 from aspenkv.limits import (
     ENGINE_THREADS_MAX,
     INLINE_GET_KEYS_MAX,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
 
 from rocksdict import Rdict, ReadOptions, WriteBatch
 
@@ -18,8 +17,8 @@ from aspenkv.contract import (
     RevisionIs,
 )
 from aspenkv.engine.mutations import added, patched
-from aspenkv.engine.rocksdb_errors import missing_value_error
-from aspenkv.engine.rocksdb_layout import (
+from aspenkv.engine.rocksdb.errors import missing_value_error
+from aspenkv.engine.rocksdb.layout import (
     LARGE,
     LARGE_VALUE_BYTES_MIN,
     REVISION,
@@ -33,8 +32,6 @@ from aspenkv.engine.rocksdb_layout import (
     value_length,
 )
 from aspenkv.limits import RANGE_DELETE_KEYS_MAX
-
-_UNREAD: Final = object()
 
 
 class CommitBuilder:
@@ -115,13 +112,12 @@ class CommitBuilder:
 
     def _record(self, key: bytes) -> bytes | None:
         """Return the record of a key as this commit sees it."""
-        record: Any = self._records.get(key, _UNREAD)
-        if record is _UNREAD:
-            if any(start <= key < end for start, end in self._cleared):
-                record = None
-            else:
-                record = self._db.get(USER + key)
-            self._records[key] = record
+        if key in self._records:
+            return self._records[key]
+        record: bytes | None = None
+        if not any(start <= key < end for start, end in self._cleared):
+            record = self._db.get(USER + key)
+        self._records[key] = record
         return record
 
     def _value(self, key: bytes) -> bytes | None:

@@ -7,9 +7,9 @@ from typing import Final
 
 from rocksdict import Rdict
 
-from aspenkv.engine.rocksdb_errors import open_error
-from aspenkv.engine.rocksdb_layout import LAYOUT, LAYOUT_VERSION
-from aspenkv.engine.rocksdb_options import database_options
+from aspenkv.engine.rocksdb.errors import open_error
+from aspenkv.engine.rocksdb.layout import LAYOUT, LAYOUT_VERSION
+from aspenkv.engine.rocksdb.options import database_options
 from aspenkv.errors import DataCorruptError, EngineError
 
 DIRECTORY_MODE: Final = 0o700
