@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import importlib.metadata
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -254,6 +255,14 @@ def default_data_dir(environ: Mapping[str, str], *, privileged: bool) -> Path:
     raise StartupError(
         "no place for the data: HOME is not set; name a directory with --data DIR", ExitCode.USAGE
     )
+
+
+def aspenfs_version() -> str:
+    """Return the installed version."""
+    try:
+        return importlib.metadata.version("aspenfs")
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return "0+source"
 
 
 def privileged_options(options: Sequence[str]) -> tuple[str, ...]:

@@ -81,6 +81,10 @@ class LookupCounts:
         """Return how many inodes the kernel knows."""
         return len(self._counts)
 
+    def __iter__(self) -> Iterator[Ino]:
+        """Iterate over the inodes that the kernel knows."""
+        return iter(self._counts)
+
     def __contains__(self, ino: Ino) -> bool:
         """Return whether the kernel may still name the inode."""
         return ino in self._counts
@@ -107,10 +111,10 @@ class Resume(NamedTuple):
 
 
 class _Checkpoint(NamedTuple):
-    """The listing after ``offset`` went on at ``resume``, and each entry raised the offset by one.
+    """After ``offset`` the listing went on at ``resume``; each entry then raised the offset by one.
 
-    ``joined``: it went on where the entry at ``offset`` itself had ended, so that the checkpoint
-    before this one leads here too.
+    ``joined``: it went on right after the entry that has ``offset``, so that the checkpoint before
+    this one leads to the same places by more steps.
     """
 
     offset: int
@@ -128,16 +132,17 @@ class DirectoryCursor:
     entry it was given: most often from a recent one, as its buffer takes a part of a page, and with
     seekdir(3) from any. So a recent offset leads to the name itself, which makes going on exact
     whatever was created or deleted meanwhile; an old one leads to a name before it and a number of
-    entries to skip, which is exact if nothing changed between the two.
+    entries to skip, which is exact if nothing changed between the two since.
 
-    Each :meth:`append` follows a :meth:`resume`, or the append before. Entries that come again as
-    they were keep their offsets; any other entry gets a new offset, higher than all before. Memory
-    is bounded by READDIR_KEPT_NAMES_MAX names and READDIR_CHECKPOINTS_MAX checkpoints.
+    Each :meth:`append` follows a :meth:`resume`, or the append before. An entry gets the offset
+    after that of the entry before it, unless that offset is known to be another's: then, as others
+    have changed the directory, a new one above all before. Memory is bounded by
+    READDIR_KEPT_NAMES_MAX names and READDIR_CHECKPOINTS_MAX checkpoints.
     """
 
     def __init__(self) -> None:
         """Start before the first entry."""
-        self._names: dict[int, bytes] = {}  # by offset: the last ones, without gaps
+        self._names: dict[int, bytes] = {}  # by offset: the entries given out last, oldest first
         self._checkpoints = [_Checkpoint(0, _START, joined=True)]  # by offset, ascending
         self._position = 0  # the offset after which the next append goes on
         self._last = 0  # the highest offset given out
@@ -149,6 +154,8 @@ class DirectoryCursor:
             FilesystemError: EINVAL if the offset was never given out, or so long ago, with so many
                 changes since, that its place is forgotten.
         """
+        if not 0 <= offset <= self._last:
+            raise FilesystemError(errno.EINVAL, f"directory offset {offset} was never given out")
         place = self._place(offset)
         self._position = offset
         return place
@@ -157,11 +164,10 @@ class DirectoryCursor:
         """Return the offsets of the entries that follow, which are in the order of their names."""
         offsets = []
         for name in names:
-            if self._names.get(self._position + 1) != name:
-                self._extend(name)
-            else:
-                self._position += 1
-            offsets.append(self._position)
+            offset = self._next_offset(name)
+            self._remember(offset, name)
+            self._position = offset
+            offsets.append(offset)
         return offsets
 
     def _place(self, offset: int) -> Resume:
@@ -170,27 +176,59 @@ class DirectoryCursor:
         name = self._names.get(offset)
         if name is not None:
             return Resume(name, 0)
-        # The checkpoint at this very offset tells where the next entry was read, not this one.
-        index = bisect_left(self._checkpoints, offset, key=_offset_of) - 1
-        if not 0 < offset <= self._last or index < 0:
-            raise FilesystemError(errno.EINVAL, f"directory offset {offset} is not known")
+        index = self._checkpoint_before(offset)
+        if index < 0:
+            raise FilesystemError(errno.EINVAL, f"the place of offset {offset} is forgotten")
         checkpoint = self._checkpoints[index]
         after_name, skip = checkpoint.resume
         return Resume(after_name, skip + offset - checkpoint.offset)
 
-    def _extend(self, name: bytes) -> None:
-        """Give ``name``, which follows the position, the next new offset."""
-        joined = self._position == self._last
-        distance = self._last - self._checkpoints[-1].offset
-        if not joined or distance >= limits.READDIR_PAGE_ENTRIES:
-            checkpoint = _Checkpoint(self._last, self._place(self._position), joined)
-            self._checkpoints.append(checkpoint)
-            if len(self._checkpoints) > limits.READDIR_CHECKPOINTS_MAX:
-                self._checkpoints = _thinned(self._checkpoints)
-        self._last += 1
-        self._position = self._last
-        self._names[self._last] = name
-        self._names.pop(self._last - limits.READDIR_KEPT_NAMES_MAX, None)
+    def _checkpoint_before(self, offset: int) -> int:
+        """Return the index of the checkpoint that leads to ``offset``; -1 if it is forgotten.
+
+        A checkpoint at ``offset`` itself leads to the entries after it only.
+        """
+        return bisect_left(self._checkpoints, offset, key=_offset_of) - 1
+
+    def _next_offset(self, name: bytes) -> int:
+        """Return the offset for ``name``, which follows the position."""
+        offset = self._position + 1
+        known = self._names.get(offset)
+        if known == name:
+            return offset
+        index = self._checkpoint_before(offset)
+        if known is not None or index < 0:
+            return self._branch_off()
+        checkpoint = self._checkpoints[index]
+        if checkpoint.offset < self._position:
+            steps = self._position - checkpoint.offset
+            if self._position == self._last and steps >= limits.READDIR_PAGE_ENTRIES:
+                self._add_checkpoint(joined=True)
+        elif checkpoint.joined:
+            # On a second pass, what is here now is what the offsets from here on have to lead to.
+            self._checkpoints[index] = checkpoint._replace(resume=self._place(self._position))
+        else:
+            return self._branch_off()
+        return offset
+
+    def _branch_off(self) -> int:
+        """Return the first of the new offsets for what follows the position now."""
+        self._add_checkpoint(joined=False)
+        return self._last + 1
+
+    def _add_checkpoint(self, *, joined: bool) -> None:
+        """Let the offsets after the last lead to the entries after the position."""
+        place = self._place(self._position)
+        self._checkpoints.append(_Checkpoint(self._last, place, joined))
+        if len(self._checkpoints) > limits.READDIR_CHECKPOINTS_MAX:
+            self._checkpoints = _thinned(self._checkpoints)
+
+    def _remember(self, offset: int, name: bytes) -> None:
+        self._last = max(self._last, offset)
+        self._names.pop(offset, None)
+        self._names[offset] = name
+        if len(self._names) > limits.READDIR_KEPT_NAMES_MAX:
+            del self._names[next(iter(self._names))]
 
 
 def _offset_of(checkpoint: _Checkpoint) -> int:

@@ -7,6 +7,7 @@ from aspenkv import limits as kv_limits
 NAME_BYTES_MAX: Final = 255  # NAME_MAX, linux/limits.h
 SYMLINK_BYTES_MAX: Final = 4095  # PATH_MAX less the final NUL
 FILE_BYTES_MAX: Final = 2**63 - 1  # off_t
+STATFS_BLOCK_BYTES: Final = 4096  # f_frsize
 NLINK_MAX: Final = 2**31 - 1
 XATTR_NAME_BYTES_MAX: Final = 255  # XATTR_NAME_MAX, linux/limits.h
 XATTR_VALUE_BYTES_MAX: Final = 65536  # XATTR_SIZE_MAX
@@ -41,6 +42,8 @@ TXN_BACKOFF_MAX_S: Final = 0.25
 INO_RANGE_COUNT: Final = 1024  # inode numbers a session takes at once
 
 READDIR_PAGE_ENTRIES: Final = 256
+READDIR_REPLY_ENTRIES: Final = 32  # asked for at once; how many fit a reply depends on their names
+KERNEL_INVALIDATIONS_MAX: Final = 4096  # waiting to be told to the kernel; beyond, it forgets all
 READDIR_KEPT_NAMES_MAX: Final = 4096  # per open directory, for seekdir
 READDIR_CHECKPOINTS_MAX: Final = 1024  # per open directory, for seekdir further back
 
@@ -54,6 +57,8 @@ FSCK_PAGE_RECORDS: Final = 1024  # four scans are joined: with full pages 4 MiB 
 FSCK_PROBLEMS_MAX: Final = 1000  # listed; all are counted
 FSCK_LIVE_PASSES_MAX: Final = 3  # a problem that three passes over a busy volume see is one
 
+SHUTDOWN_S: Final = 60.0  # for committing what is dirty when a mount ends
+
 SESSION_TTL_S: Final = 30.0
 SESSION_KEEPALIVE_S: Final = 10.0
 
@@ -63,6 +68,7 @@ MOUNT_USERS_NAMED_MAX: Final = 3  # processes that "is in use" names
 MOUNT_ANSWER_TIMEOUT_S: Final = 10.0  # a stat of a healthy mount takes well under a millisecond
 MOUNT_READY_TIMEOUT_S: Final = 300.0  # opening the store may replay a long log
 FUSERMOUNT_TIMEOUT_S: Final = 30.0
+LINGERING_MOUNT_S: Final = 2.0  # an unmounted file system ends within milliseconds
 UNMOUNT_WAIT_S: Final = 300.0  # the time to write what is dirty to a slow disk
 FORCED_UNMOUNT_WAIT_S: Final = 15.0
 FUSE_TASKS_MAX: Final = 64  # requests in work at once; each may hold a buffer of 1 MiB
@@ -92,6 +98,7 @@ assert COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 2 * COMMIT_EXTENTS_MAX + 8 <= kv_l
 assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
     "a full data commit and its metadata fit the bytes of one commit"
 )
+assert READDIR_PAGE_ENTRIES <= READDIR_KEPT_NAMES_MAX, "going on within a page is exact"
 assert DIRTY_FILE_BYTES_MAX <= DIRTY_BYTES_MAX, "one file fits the dirty buffer"
 assert SESSION_KEEPALIVE_S * 2 < SESSION_TTL_S, "one lost keepalive does not end a session"
 assert 2 * kv_limits.SCAN_BYTES_MAX + kv_limits.VALUE_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, (

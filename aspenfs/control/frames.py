@@ -2,7 +2,8 @@
 
 A frame is a big-endian u32, the length of what follows, and at most CONTROL_FRAME_BYTES_MAX bytes
 of msgpack. A request is ``{"call": name, "args": {...}}``, its answer ``{"ok": value}`` or
-``{"error": kind, "message": text}``. One request at a time on a connection.
+``{"error": kind, "message": text}``. One request at a time on a connection. Text carries what is no
+UTF-8 in paths as :func:`os.fsdecode` does.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def encode(message: Message) -> bytes:
     Raises:
         ControlProtocolError: it would be longer than CONTROL_FRAME_BYTES_MAX.
     """
-    body = msgpack.packb(message)
+    body = msgpack.packb(message, unicode_errors="surrogateescape")
     if len(body) > CONTROL_FRAME_BYTES_MAX:
         raise ControlProtocolError(
             f"a message of {len(body)} bytes: at most {CONTROL_FRAME_BYTES_MAX} fit a frame"
@@ -75,7 +76,7 @@ class FrameDecoder:
 
 def _decode(body: bytes) -> Message:
     try:
-        message = msgpack.unpackb(body)
+        message = msgpack.unpackb(body, unicode_errors="surrogateescape")
     # msgpack documents these, and ValueError as the base of its own exceptions.
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise ControlProtocolError(f"a frame is no msgpack: {error}") from error

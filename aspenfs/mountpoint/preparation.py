@@ -77,6 +77,8 @@ def prepare_mountpoint(config: MountConfig) -> bool:
             f"mountpoint {mountpoint} is not a directory: name a directory",
             ExitCode.MOUNTPOINT_NOT_DIRECTORY,
         )
+    if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):  # fusermount3 insists on it
+        raise _no_permission(mountpoint)
     _check_apart(mountpoint, config.data_dir)
     if not config.nonempty:
         _check_empty(mountpoint)
@@ -166,8 +168,6 @@ def check_fuse(config: MountConfig) -> None:
             f"add it, or leave out -o allow_other",
             ExitCode.ALLOW_OTHER_FORBIDDEN,
         )
-    if not os.access(config.mountpoint, os.W_OK):  # fusermount3 insists on it
-        raise _no_permission(config.mountpoint)
 
 
 def _fuse_unusable(error: OSError) -> StartupError:

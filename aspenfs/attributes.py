@@ -1,0 +1,81 @@
+"""Mode, owner and times: what chmod(2), chown(2) and utimensat(2) change. One commit each."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+
+from aspenfs import acl
+from aspenfs.inodes import Inodes
+from aspenfs.keys import Keys
+from aspenfs.metadata import Inode, Times, clamp_ns
+from aspenfs.nodes import Node
+from aspenfs.txn import Transaction, Transactions
+from aspenfs.types import AttributeChanges, Ino
+
+_PERMISSION_BITS = 0o7777
+
+
+class AttributeSetter:
+    """Changes attributes other than the size, which belongs to the file's data."""
+
+    def __init__(
+        self, keys: Keys, inodes: Inodes, transactions: Transactions, now_ns: Callable[[], int]
+    ) -> None:
+        """Take the parts that the mount composed."""
+        self._keys = keys
+        self._inodes = inodes
+        self._transactions = transactions
+        self._now_ns = now_ns
+
+    async def set(self, ino: Ino, changes: AttributeChanges) -> Node:
+        """Change what ``changes`` names and ctime; return the inode as it is then.
+
+        A change of owner clears set-user-ID, and set-group-ID where the group may execute, as
+        chown(2) of Linux does for every caller; a change of mode also changes the inode's ACL.
+
+        Raises:
+            FilesystemError: ESTALE, the inode is gone.
+        """
+
+        async def attempt(txn: Transaction) -> Node:
+            node = await self._inodes.require(ino)
+            inode = _changed(node.inode, changes)
+            times = Times(
+                node.times.mtime_ns if changes.mtime_ns is None else clamp_ns(changes.mtime_ns),
+                self._now_ns() if changes.ctime_ns is None else clamp_ns(changes.ctime_ns),
+            )
+            if changes.mode is not None:
+                await self._change_acl(txn, ino, node, inode.mode)
+            if inode != node.inode:
+                txn.put_inode(ino, inode)
+            if changes.mtime_ns is None:
+                txn.require_times(ino, node)
+            txn.require_inode(ino, node)
+            txn.put_times(ino, times)
+            return Node(inode, 0, times, 0)
+
+        return await self._transactions.run(attempt)
+
+    async def _change_acl(self, txn: Transaction, ino: Ino, node: Node, mode: int) -> None:
+        found = await self._inodes.xattr(ino, node, acl.ACCESS_XATTR)
+        if found is not None:
+            key = self._keys.xattr(ino, acl.ACCESS_XATTR)
+            txn.require(key, found.revision)
+            txn.put(key, acl.encode(acl.chmod(acl.parse(found.value), mode)))
+
+
+def _changed(inode: Inode, changes: AttributeChanges) -> Inode:
+    mode = inode.mode
+    if changes.mode is not None:
+        mode = stat.S_IFMT(mode) | (changes.mode & _PERMISSION_BITS)
+    elif (changes.uid is not None or changes.gid is not None) and not stat.S_ISDIR(mode):
+        mode &= ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            mode &= ~stat.S_ISGID
+    return inode._replace(
+        mode=mode,
+        uid=inode.uid if changes.uid is None else changes.uid,
+        gid=inode.gid if changes.gid is None else changes.gid,
+        atime_ns=inode.atime_ns if changes.atime_ns is None else clamp_ns(changes.atime_ns),
+    )

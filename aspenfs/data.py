@@ -1,0 +1,494 @@
+"""Open files: what is written lands in dirty buffers and is committed in the background.
+
+Life of a byte: :meth:`Data.write` puts it into the file's dirty extents; a batch of them is taken for
+a commit and stays readable until the commit is done; if that fails, the batch goes back under what
+was written meanwhile. So a byte is in the store or in memory, and read back in either case.
+
+Locks: a file's ``lock`` is held by the one task that commits its bytes or cuts it, so its commits
+happen in the order of its writes. It is freed when that task ends, however it ends. No task holds two
+files' locks.
+
+Errors: a commit in the background that fails keeps its bytes and leaves its error with the file; the
+next write, flush or fsync tries again or reports it. Bytes are dropped only when no retry can help
+(the file is gone, or too big), and then the error is reported too.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import trio
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError
+
+from aspenfs import limits
+from aspenfs.chunk_reader import ChunkReader, Readahead
+from aspenfs.errors import AspenError, FilesystemError
+from aspenfs.extents import Buffer, Extents, overlay
+from aspenfs.file_content import FileContent
+from aspenfs.handles import HandleTable
+from aspenfs.inodes import Inodes
+from aspenfs.nodes import Node
+from aspenfs.types import Attributes, FileHandle, Ino
+
+log = logging.getLogger(__name__)
+
+
+class DataStatistics(NamedTuple):
+    """What the write path holds now. ``failures``: background commits that failed so far."""
+
+    dirty_bytes: int
+    dirty_files: int
+    open_files: int
+    failures: int
+
+
+class _Batch(NamedTuple):
+    """Bytes on their way into one commit; ``appended`` follow all others, from ``appended_at`` on."""
+
+    extents: Extents
+    appended: bytes
+    appended_at: int
+
+
+class _File:
+    """An inode that is open in this mount, through any number of handles."""
+
+    __slots__ = (
+        "appended",
+        "appended_at",
+        "batch",
+        "dirty",
+        "dirty_since_s",
+        "error",
+        "flush_scheduled",
+        "ino",
+        "lock",
+        "mtime_ns",
+        "open_count",
+    )
+
+    def __init__(self, ino: Ino) -> None:
+        self.ino = ino
+        self.open_count = 0
+        self.lock = trio.Lock()
+        self.dirty = Extents()
+        self.appended = bytearray()
+        self.appended_at = 0  # where the appended bytes are if no one else appends
+        self.batch: _Batch | None = None
+        self.mtime_ns = 0
+        self.dirty_since_s = 0.0
+        self.error: Exception | None = None
+        self.flush_scheduled = False
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that no commit has taken yet."""
+        return self.dirty.byte_count + len(self.appended)
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self.dirty or self.appended or self.batch)
+
+    @property
+    def end(self) -> int:
+        """The least size that the file has with its dirty bytes; 0 if there are none."""
+        end = self.dirty.end
+        if self.appended:
+            end = max(end, self.appended_at + len(self.appended))
+        if self.batch is not None:
+            end = max(end, self.batch.extents.end)
+            if self.batch.appended:
+                end = max(end, self.batch.appended_at + len(self.batch.appended))
+        return end
+
+    def within(self, start: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the dirty bytes of a range, the newest last."""
+        found: list[tuple[int, bytes]] = []
+        if self.batch is not None:
+            found += self.batch.extents.within(start, end)
+            found += _within(self.batch.appended, self.batch.appended_at, start, end)
+        found += self.dirty.within(start, end)
+        found += _within(self.appended, self.appended_at, start, end)
+        return found
+
+    def take(self, *, whole_chunks: bool) -> bool:
+        """Move a batch out of the dirty bytes; False if there is nothing to commit."""
+        extents = self.dirty.take(
+            limits.COMMIT_DATA_BYTES_MAX, limits.COMMIT_EXTENTS_MAX, whole_chunks=whole_chunks
+        )
+        appended, appended_at = b"", self.appended_at
+        if not self.dirty:
+            # Appended bytes follow all others, so they wait until those are on their way.
+            room = limits.COMMIT_DATA_BYTES_MAX - extents.byte_count
+            appended = bytes(self.appended[:room])
+            del self.appended[:room]
+            self.appended_at += len(appended)
+        if not extents and not appended:
+            return False
+        self.batch = _Batch(extents, appended, appended_at)
+        return True
+
+    def put_back(self, batch: _Batch) -> None:
+        """Make a batch dirty again, under what was written since."""
+        self.dirty = batch.extents.under(self.dirty)
+        if batch.appended:
+            self.appended[:0] = batch.appended
+            self.appended_at = batch.appended_at
+        self.batch = None
+
+
+class _Handle(NamedTuple):
+    file: _File
+    readable: bool
+    writable: bool
+    appends: bool
+    readahead: Readahead
+
+
+class Data:
+    """The open files of one mount. Made by the composition root, which also starts :meth:`run`.
+
+    Args:
+        kv: the store, for :meth:`sync`.
+        inodes: reads of inodes.
+        reader: reads of chunks.
+        content: commits of bytes and sizes.
+        handles: where open files get their numbers.
+        nursery: for commits in the background; cancelled only after :meth:`flush_all`.
+        monotonic: seconds.
+        now_ns: nanoseconds since the epoch, for mtime.
+    """
+
+    def __init__(
+        self,
+        kv: KeyValue,
+        inodes: Inodes,
+        reader: ChunkReader,
+        content: FileContent,
+        handles: HandleTable[object],
+        nursery: trio.Nursery,
+        monotonic: Callable[[], float],
+        now_ns: Callable[[], int],
+    ) -> None:
+        """Take the parts that the mount composed."""
+        self._kv = kv
+        self._inodes = inodes
+        self._reader = reader
+        self._content = content
+        self._handles = handles
+        self._nursery = nursery
+        self._monotonic = monotonic
+        self._now_ns = now_ns
+        self._files: dict[Ino, _File] = {}
+        self._dirty_files: dict[Ino, _File] = {}  # in the order of becoming dirty
+        self._dirty_bytes = 0
+        self._became_dirty = trio.Event()
+        self._drained = trio.lowlevel.ParkingLot()
+        self._failures = 0
+
+    def is_open(self, ino: Ino) -> bool:
+        """Return whether any handle of this mount has the inode open."""
+        return ino in self._files
+
+    def open(self, ino: Ino, flags: int) -> FileHandle:
+        """Make a handle for an inode that exists."""
+        file = self._files.get(ino)
+        if file is None:
+            file = self._files[ino] = _File(ino)
+        file.open_count += 1
+        access = flags & os.O_ACCMODE
+        handle = _Handle(
+            file,
+            access in (os.O_RDONLY, os.O_RDWR),
+            access in (os.O_WRONLY, os.O_RDWR),
+            bool(flags & os.O_APPEND),
+            Readahead(),
+        )
+        return FileHandle(self._handles.add(handle))
+
+    def close(self, fh: FileHandle) -> None:
+        """Drop a handle. Dirty bytes that could not be committed stay, and are retried."""
+        file = self._get(fh).file
+        self._handles.remove(fh)
+        file.open_count -= 1
+        self._drop_if_unused(file)
+
+    def discard_dirty(self, ino: Ino) -> None:
+        """Forget the dirty bytes of a file that has no name and is about to be closed for good."""
+        file = self._files[ino]
+        self._dirty_bytes -= file.waiting_bytes
+        file.dirty, file.appended = Extents(), bytearray()
+        self._forget_if_clean(file)
+        self._drained.unpark_all()
+
+    def _get(self, fh: FileHandle) -> _Handle:
+        handle = self._handles.get(fh)
+        if type(handle) is not _Handle:
+            raise FilesystemError(errno.EBADF)
+        return handle
+
+    def ino_of(self, fh: FileHandle) -> Ino:
+        """Return the inode that a handle has open; EBADF for a directory's."""
+        return self._get(fh).file.ino
+
+    def is_last(self, fh: FileHandle) -> bool:
+        """Return whether the handle is the only one on its inode."""
+        return self._get(fh).file.open_count == 1
+
+    def with_dirty(self, attributes: Attributes) -> Attributes:
+        """Return attributes as they are with the bytes that are not committed yet."""
+        file = self._files.get(attributes.ino)
+        if file is None or not file.is_dirty:
+            return attributes
+        size = max(attributes.size, file.end)
+        return attributes._replace(
+            size=size,
+            allocated_bytes=attributes.allocated_bytes + size - attributes.size,
+            mtime_ns=file.mtime_ns,
+            ctime_ns=max(file.mtime_ns, attributes.ctime_ns),
+        )
+
+    async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes at ``offset``; fewer only at the end of the file.
+
+        Raises:
+            FilesystemError: EBADF, the handle is not for reading; ESTALE; EINVAL.
+        """
+        handle = self._get(fh)
+        if not handle.readable:
+            raise FilesystemError(errno.EBADF)
+        if offset < 0 or size < 0:
+            raise FilesystemError(errno.EINVAL)
+        file = handle.file
+        node = await self._inodes.require(file.ino)
+        if not file.is_dirty:
+            end = min(offset + size, node.inode.size)
+            return await self._stored(node, file.ino, offset, end, handle.readahead)
+        end = min(offset + size, max(node.inode.size, file.end))
+        if offset >= end:
+            return b""
+        # Taken before the store is read: a commit that ends meanwhile changes nothing then.
+        dirty = file.within(offset, end)
+        stored_end = min(end, node.inode.size)
+        stored = await self._stored(node, file.ino, offset, stored_end, handle.readahead)
+        buffer = bytearray(stored.ljust(end - offset, b"\x00"))
+        overlay(buffer, offset, dirty)
+        return bytes(buffer)
+
+    async def _stored(
+        self, node: Node, ino: Ino, offset: int, end: int, readahead: Readahead
+    ) -> bytes:
+        if offset >= end:
+            return b""
+        if node.inode.inline is not None:
+            return node.inode.inline[offset:end]
+        parts = await self._reader.read(ino, offset, end, node.inode.size, readahead)
+        if len(parts) == 1 and type(parts[0]) is bytes:
+            return parts[0]
+        return b"".join(parts)
+
+    async def write(self, fh: FileHandle, offset: int, data: Buffer) -> int:
+        """Take ``data`` into the dirty buffer, waiting for room; return its length.
+
+        On an O_APPEND handle the offset is ignored: the bytes go where the file ends when they are
+        committed, so that appends of several machines never overwrite each other.
+
+        Raises:
+            FilesystemError: EBADF, the handle is not for writing; EFBIG; EINVAL; and whatever
+                made an earlier commit of this file fail for good.
+        """
+        handle = self._get(fh)
+        if not handle.writable:
+            raise FilesystemError(errno.EBADF)
+        if offset < 0:
+            raise FilesystemError(errno.EINVAL)
+        if offset + len(data) > limits.FILE_BYTES_MAX:
+            raise FilesystemError(errno.EFBIG)
+        file = handle.file
+        if not data:
+            return 0
+        view = memoryview(data)
+        for start in range(0, len(data), limits.COMMIT_DATA_BYTES_MAX):
+            piece = data if len(data) <= limits.COMMIT_DATA_BYTES_MAX else view[
+                start : start + limits.COMMIT_DATA_BYTES_MAX
+            ]
+            await self._wait_for_room(file, len(piece))
+            if handle.appends:
+                await self._append(file, piece)
+            else:
+                await self._put(file, offset + start, piece)
+        return len(data)
+
+    async def _put(self, file: _File, offset: int, data: Buffer) -> None:
+        while file.appended and offset + len(data) > file.appended_at:
+            await self._commit(file)  # what was appended before must not end up above this
+        before = file.dirty.byte_count
+        file.dirty.write(offset, data)
+        self._note_dirty(file, file.dirty.byte_count - before)
+
+    async def _append(self, file: _File, data: Buffer) -> None:
+        if not file.appended:
+            node = await self._inodes.require(file.ino)
+            if not file.appended:  # else another task appended while this one waited
+                file.appended_at = max(node.inode.size, file.end)
+        file.appended += data
+        self._note_dirty(file, len(data))
+
+    def _note_dirty(self, file: _File, grown_bytes: int) -> None:
+        self._dirty_bytes += grown_bytes
+        file.mtime_ns = self._now_ns()
+        if file.ino not in self._dirty_files:
+            file.dirty_since_s = self._monotonic()
+            self._dirty_files[file.ino] = file
+            self._became_dirty.set()
+        if file.waiting_bytes >= limits.DIRTY_FILE_BYTES_MAX:
+            self._schedule_flush(file, whole_chunks=True)
+
+    async def _wait_for_room(self, file: _File, byte_count: int) -> None:
+        self._raise_error_of(file)
+        while self._dirty_bytes and self._dirty_bytes + byte_count > limits.DIRTY_BYTES_MAX:
+            victim = next(iter(self._dirty_files.values()), file)
+            self._schedule_flush(victim, whole_chunks=False)
+            await self._drained.park()
+            self._raise_error_of(file)
+            if victim.error is not None:
+                raise FilesystemError(errno.EIO, f"the write buffer is full: {victim.error}")
+
+    def _raise_error_of(self, file: _File) -> None:
+        error, file.error = file.error, None
+        if error is not None:
+            raise error
+
+    def _schedule_flush(self, file: _File, *, whole_chunks: bool) -> None:
+        if not file.flush_scheduled:
+            file.flush_scheduled = True
+            self._nursery.start_soon(self._flush_in_background, file, whole_chunks)
+
+    async def _flush_in_background(self, file: _File, whole_chunks: bool) -> None:
+        try:
+            await self._commit(file, whole_chunks=whole_chunks)
+        except (AspenError, AspenKvError) as error:
+            self._failures += 1
+            file.error = error
+            log.error("writing inode %d failed: %s; its data is kept and retried", file.ino, error)
+        finally:
+            file.flush_scheduled = False
+            self._drained.unpark_all()
+
+    async def _commit(self, file: _File, *, whole_chunks: bool = False) -> None:
+        """Commit dirty bytes until none wait (or, with ``whole_chunks``, only unfinished chunks)."""
+        async with file.lock:
+            while file.take(whole_chunks=whole_chunks):
+                batch = file.batch
+                assert batch is not None, "take() makes the batch"
+                size = batch.extents.byte_count + len(batch.appended)
+                try:
+                    await self._content.write(
+                        file.ino, list(batch.extents), batch.appended, file.mtime_ns
+                    )
+                except FilesystemError as error:
+                    if error.errno not in (errno.ESTALE, errno.EFBIG, errno.EROFS):
+                        self._put_back(file, batch, size)
+                        raise
+                    file.batch = None  # no retry can store these bytes
+                    self._account(file, size)
+                    raise
+                except BaseException:
+                    self._put_back(file, batch, size)
+                    raise
+                file.batch = None
+                self._account(file, size)
+            self._forget_if_clean(file)
+
+    def _put_back(self, file: _File, batch: _Batch, size: int) -> None:
+        before = file.waiting_bytes
+        file.put_back(batch)
+        self._dirty_bytes += file.waiting_bytes - before - size
+        self._drained.unpark_all()
+
+    def _account(self, file: _File, committed_bytes: int) -> None:
+        self._dirty_bytes -= committed_bytes
+        self._forget_if_clean(file)
+        self._drained.unpark_all()
+
+    def _forget_if_clean(self, file: _File) -> None:
+        if not file.is_dirty:
+            self._dirty_files.pop(file.ino, None)
+            self._drop_if_unused(file)
+
+    def _drop_if_unused(self, file: _File) -> None:
+        if file.open_count == 0 and not file.is_dirty and self._files.get(file.ino) is file:
+            del self._files[file.ino]
+
+    async def flush_inode(self, ino: Ino) -> None:
+        """Commit what is dirty of an inode, whoever wrote it.
+
+        Raises:
+            AspenError, AspenKvError: the commit failed; the bytes are kept if a retry can help.
+        """
+        file = self._files.get(ino)
+        if file is None:
+            return
+        if file.is_dirty:
+            await self._commit(file)
+            file.error = None  # what failed before is stored now
+        self._raise_error_of(file)
+
+    async def truncate(self, ino: Ino, size: int) -> None:
+        """Set the size of a file, after what was written before.
+
+        Raises:
+            FilesystemError: ESTALE, EFBIG, EINVAL.
+        """
+        file = self._files.get(ino)
+        if file is None:
+            await self._content.truncate(ino, size, self._now_ns())
+            return
+        while True:
+            if file.is_dirty:
+                await self._commit(file)
+            async with file.lock:
+                if not file.is_dirty:
+                    await self._content.truncate(ino, size, self._now_ns())
+                    return
+
+    async def flush_all(self) -> None:
+        """Commit everything dirty; raises the first error after having tried every file."""
+        first: Exception | None = None
+        for ino in list(self._dirty_files):
+            try:
+                await self.flush_inode(ino)
+            except (AspenError, AspenKvError) as error:
+                log.error("writing inode %d failed: %s", ino, error)
+                first = first or error
+        if first is not None:
+            raise first
+
+    async def run(self) -> None:
+        """Commit what has been dirty for WRITEBACK_DELAY_S, for ever."""
+        while True:
+            await self._became_dirty.wait()
+            self._became_dirty = trio.Event()
+            while self._dirty_files:
+                await trio.sleep(limits.WRITEBACK_DELAY_S)
+                now_s = self._monotonic()
+                for file in list(self._dirty_files.values()):
+                    if now_s - file.dirty_since_s >= limits.WRITEBACK_DELAY_S:
+                        file.dirty_since_s = now_s
+                        self._schedule_flush(file, whole_chunks=False)
+
+    def statistics(self) -> DataStatistics:
+        """Return what is held now."""
+        return DataStatistics(
+            self._dirty_bytes, len(self._dirty_files), len(self._files), self._failures
+        )
+
+
+def _within(data: Buffer, at: int, start: int, end: int) -> list[tuple[int, bytes]]:
+    low, high = max(start, at), min(end, at + len(data))
+    return [(low, bytes(data[low - at : high - at]))] if low < high else []

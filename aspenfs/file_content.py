@@ -1,0 +1,201 @@
+"""What a regular file holds: each change of its bytes or its size is one commit.
+
+A file of up to INLINE_BYTES_MAX bytes lives in its inode record until it first grows beyond; then its
+bytes are chunks. The inode record is required in every commit, and written in those that change the
+size or what is allocated; so bytes written to different places of a file never conflict, and nobody
+writes chunks of a file that was cut or removed meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+from aspenfs import limits
+from aspenfs.chunks import chunk_count, extent_bytes, slices
+from aspenfs.errors import FilesystemError
+from aspenfs.extents import Buffer
+from aspenfs.inodes import Inodes
+from aspenfs.keys import Keys
+from aspenfs.metadata import Inode, Times
+from aspenfs.nodes import Node
+from aspenfs.session import Session
+from aspenfs.txn import Transaction, Transactions
+from aspenfs.types import Ino
+
+_CHUNK = limits.CHUNK_BYTES
+
+
+class FileContent:
+    """Commits bytes and sizes of regular files."""
+
+    def __init__(
+        self, keys: Keys, inodes: Inodes, transactions: Transactions, session: Session
+    ) -> None:
+        """Take the parts that the mount composed."""
+        self._keys = keys
+        self._inodes = inodes
+        self._transactions = transactions
+        self._session = session
+
+    async def write(
+        self, ino: Ino, extents: list[tuple[int, Buffer]], appended: bytes, mtime_ns: int
+    ) -> None:
+        """Write extents, and ``appended`` after all that the file holds then, in one commit.
+
+        Together at most COMMIT_DATA_BYTES_MAX bytes.
+
+        Raises:
+            FilesystemError: ESTALE, the file is gone; EFBIG.
+        """
+
+        async def attempt(txn: Transaction) -> None:
+            node = await self._inodes.require(ino)
+            inode = node.inode
+            parts = list(extents)
+            end = max((offset + len(data) for offset, data in parts), default=0)
+            size = max(inode.size, end)
+            if appended:
+                parts.append((size, appended))
+                size += len(appended)
+            if size > limits.FILE_BYTES_MAX:
+                raise FilesystemError(errno.EFBIG)
+            if inode.inline is not None and size <= limits.INLINE_BYTES_MAX:
+                content = bytearray(inode.inline.ljust(size, b"\x00"))
+                for offset, data in parts:
+                    content[offset : offset + len(data)] = data
+                changed = inode._replace(inline=bytes(content), size=size, allocated_bytes=size)
+            else:
+                touched = self._write_chunks(txn, ino, inode.inline or b"", parts)
+                allocated = await self._allocated_after(ino, inode, touched, size)
+                changed = inode._replace(inline=None, size=size, allocated_bytes=allocated)
+            self._finish(txn, ino, node, changed, Times(mtime_ns, mtime_ns))
+
+        await self._transactions.run(attempt)
+
+    async def truncate(self, ino: Ino, size: int, now_ns: int) -> None:
+        """Set the size; bytes beyond are gone, new ones read as zeros. Costs by what is allocated.
+
+        Raises:
+            FilesystemError: ESTALE, the file is gone; EFBIG; EINVAL, a negative size or not a file.
+        """
+        if size < 0:
+            raise FilesystemError(errno.EINVAL)
+        if size > limits.FILE_BYTES_MAX:
+            raise FilesystemError(errno.EFBIG)
+
+        async def attempt(txn: Transaction) -> None:
+            node = await self._inodes.require(ino)
+            inode = node.inode
+            if not inode.is_regular:
+                raise FilesystemError(errno.EINVAL)
+            if inode.inline is not None:
+                changed = self._truncate_inline(txn, ino, inode, size)
+            elif size < inode.size:
+                changed = await self._shrink(txn, ino, inode, size)
+            else:
+                allocated = await self._allocated_after(ino, inode, (), size)
+                changed = inode._replace(size=size, allocated_bytes=allocated)
+            self._finish(txn, ino, node, changed, Times(now_ns, now_ns))
+
+        await self._transactions.run(attempt)
+
+    def _finish(
+        self, txn: Transaction, ino: Ino, node: Node, changed: Inode, times: Times
+    ) -> None:
+        txn.require_inode(ino, node)
+        if changed != node.inode:
+            txn.put_inode(ino, changed)
+        txn.put_times(ino, times)
+        grown = changed.allocated_bytes - node.inode.allocated_bytes
+        self._session.count(txn, allocated_bytes=grown)
+
+    def _write_chunks(
+        self, txn: Transaction, ino: Ino, inline: bytes, parts: list[tuple[int, Buffer]]
+    ) -> set[int]:
+        """Write parts as chunks, after the inline bytes if there are any; return which chunks."""
+        touched: set[int] = set()
+        if inline:
+            txn.put_chunk(self._keys.chunk(ino, 0), inline)
+            touched.add(0)
+        for offset, data in parts:
+            view = memoryview(data)
+            for part in slices(offset, len(data), _CHUNK):
+                low = part.file_offset - offset
+                piece = view[low : low + part.length]
+                key = self._keys.chunk(ino, part.chunk_index)
+                if part.length == _CHUNK:
+                    txn.put_chunk(key, piece)
+                else:
+                    txn.patch_chunk(key, part.chunk_offset, piece)
+                touched.add(part.chunk_index)
+        return touched
+
+    async def _allocated_after(
+        self, ino: Ino, inode: Inode, touched: Iterable[int], size: int
+    ) -> int:
+        """Return what a file allocates that grows to ``size`` (or keeps it) as chunks are written.
+
+        A file without holes is known to have all its chunks; only in one with holes must the chunks
+        written, and the last one if it grows, be looked for.
+        """
+        touched = set(touched)
+        if inode.inline is not None:
+            return sum(extent_bytes(index, size, _CHUNK) for index in touched)
+        count = chunk_count(inode.size, _CHUNK)
+        old = {index for index in touched if index < count}
+        if size > inode.size and count:
+            old.add(count - 1)
+        if inode.allocated_bytes == inode.size:
+            present = old
+        else:
+            present = await self._present(ino, old)
+        allocated = inode.allocated_bytes
+        for index in touched | present:
+            was = extent_bytes(index, inode.size, _CHUNK) if index in present else 0
+            allocated += extent_bytes(index, size, _CHUNK) - was
+        return allocated
+
+    async def _present(self, ino: Ino, indices: set[int]) -> set[int]:
+        present: set[int] = set()
+        run: list[int] = []
+        for index in sorted(indices):
+            if run and index != run[-1] + 1:
+                present |= await self._inodes.present_chunks(ino, run[0], run[-1])
+                run = []
+            run.append(index)
+        if run:
+            present |= await self._inodes.present_chunks(ino, run[0], run[-1])
+        return present
+
+    def _truncate_inline(self, txn: Transaction, ino: Ino, inode: Inode, size: int) -> Inode:
+        inline = inode.inline or b""
+        if size <= limits.INLINE_BYTES_MAX:
+            content = inline[:size].ljust(size, b"\x00")
+            return inode._replace(inline=content, size=size, allocated_bytes=size)
+        touched = self._write_chunks(txn, ino, inline, [])
+        allocated = sum(extent_bytes(index, size, _CHUNK) for index in touched)
+        return inode._replace(inline=None, size=size, allocated_bytes=allocated)
+
+    async def _shrink(self, txn: Transaction, ino: Ino, inode: Inode, size: int) -> Inode:
+        keep = chunk_count(size, _CHUNK)
+        prefix = self._keys.chunks(ino)
+        if size == 0:
+            txn.delete_range(prefix)
+            return inode._replace(inline=b"", size=0, allocated_bytes=0)
+        old_count = chunk_count(inode.size, _CHUNK)
+        if inode.allocated_bytes == inode.size:
+            allocated, last_present = size, True
+        else:
+            present = await self._inodes.present_chunks(ino, keep - 1, old_count - 1)
+            gone = sum(extent_bytes(index, inode.size, _CHUNK) for index in present)
+            last_present = keep - 1 in present
+            allocated = inode.allocated_bytes - gone
+            if last_present:
+                allocated += extent_bytes(keep - 1, size, _CHUNK)
+        if old_count > keep:
+            txn.delete_range(self._keys.chunk(ino, keep), self._keys.chunk(ino, old_count))
+        if last_present and size % _CHUNK:
+            last = self._keys.chunk(ino, keep - 1)
+            txn.patch_chunk(last, 0, b"", truncate_to=size % _CHUNK)
+        return inode._replace(size=size, allocated_bytes=allocated)

@@ -1,0 +1,607 @@
+"""The filesystem: the whole POSIX API of one volume, usable from Python without a mount.
+
+    async with open_filesystem(kv) as fs:
+        fh, attributes = await fs.create(ROOT_INO, b"hello", 0o644, os.O_RDWR, Context(0, 0))
+        await fs.write(fh, 0, b"world")
+        await fs.release(fh)
+
+Names are bytes, times are nanoseconds since the epoch. Every method raises ``AspenError`` or
+``AspenKvError``; :func:`aspenfs.errors.errno_of` tells the errno. Nothing here checks permissions:
+the kernel does, by ``default_permissions``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from bisect import bisect_right
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import trio
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError
+
+from aspenfs import limits
+from aspenfs.attributes import AttributeSetter
+from aspenfs.cache import Caches, CacheStatistics
+from aspenfs.chunk_reader import ChunkReader
+from aspenfs.data import Data, DataStatistics
+from aspenfs.errors import AspenError, FilesystemError
+from aspenfs.file_content import FileContent
+from aspenfs.handles import DirectoryCursor, HandleTable, LookupCounts
+from aspenfs.inodes import Inodes, Listing
+from aspenfs.keys import Keys
+from aspenfs.metadata import Superblock
+from aspenfs.namespace import Found, Namespace, Removed
+from aspenfs.nodes import Node, attributes
+from aspenfs.orphans import Orphans
+from aspenfs.session import Session, open_session
+from aspenfs.txn import Transactions, TransactionStatistics
+from aspenfs.types import (
+    AttributeChanges,
+    Attributes,
+    Clock,
+    Context,
+    DirectoryEntry,
+    FileHandle,
+    Ino,
+    StatFs,
+)
+from aspenfs.volume import open_volume, usage
+from aspenfs.watch import Listener, Watcher
+from aspenfs.xattrs import Xattrs
+
+log = logging.getLogger(__name__)
+
+SYSTEM_CLOCK = Clock(time.monotonic, time.time_ns)
+
+_CREATE_ATTEMPTS_MAX = 8
+
+
+class FilesystemStatistics(NamedTuple):
+    """What a mount has done and holds."""
+
+    caches: dict[str, CacheStatistics]
+    data: DataStatistics
+    transactions: TransactionStatistics
+    handles: int
+    known_inodes: int
+
+
+class _Directory:
+    """An open directory, with the page of it that was read last."""
+
+    __slots__ = ("cursor", "ino", "page", "page_after")
+
+    def __init__(self, ino: Ino) -> None:
+        self.ino = ino
+        self.cursor = DirectoryCursor()
+        self.page: Listing | None = None
+        self.page_after: bytes | None = None
+
+
+class Filesystem:
+    """One mount's view of one volume. Made by :func:`open_filesystem`."""
+
+    def __init__(
+        self,
+        kv: KeyValue,
+        keys: Keys,
+        superblock: Superblock,
+        caches: Caches,
+        transactions: Transactions,
+        session: Session,
+        watcher: Watcher,
+        nursery: trio.Nursery,
+        clock: Clock,
+        *,
+        readahead: bool,
+    ) -> None:
+        """Compose the layers."""
+        self.kv = kv
+        self.keys = keys
+        self.superblock = superblock
+        self._caches = caches
+        self._transactions = transactions
+        self._watcher = watcher
+        self._handles: HandleTable[object] = HandleTable()
+        self._lookup_counts = LookupCounts()
+        self._removed: dict[Ino, Attributes] = {}
+        self._inodes = Inodes(kv, keys, caches)
+        now_ns = clock.now_ns
+        self._data = Data(
+            kv,
+            self._inodes,
+            ChunkReader(kv, keys, caches, nursery, readahead=readahead),
+            FileContent(keys, self._inodes, transactions, session),
+            self._handles,
+            nursery,
+            clock.monotonic,
+            now_ns,
+        )
+        self._namespace = Namespace(
+            kv, keys, self._inodes, transactions, session, self._data.is_open, now_ns
+        )
+        self._attributes = AttributeSetter(keys, self._inodes, transactions, now_ns)
+        self._xattrs = Xattrs(kv, keys, self._inodes, transactions, now_ns)
+        self._orphans = Orphans(kv, keys, self._inodes, transactions, session)
+
+    # --- inodes and names -----------------------------------------------------------------------
+
+    def _seen(self, ino: Ino, node: Node) -> Attributes:
+        return self._data.with_dirty(attributes(ino, node))
+
+    def _known(self, found: Found) -> Attributes:
+        """Return attributes that the caller may go on using until it forgets them."""
+        self._lookup_counts.increment(found.ino)
+        return self._seen(found.ino, found.node)
+
+    async def lookup(self, parent: Ino, name: bytes) -> Attributes:
+        """Return the inode that a name means; "." and ".." work. One lookup more to forget.
+
+        Raises:
+            FilesystemError: ENOENT, ENAMETOOLONG, ENOTDIR, ESTALE.
+        """
+        found = await self._namespace.lookup(parent, name)
+        if found is None:
+            raise FilesystemError(errno.ENOENT)
+        return self._known(found)
+
+    def forget(self, ino: Ino, lookup_count: int) -> None:
+        """Take back what lookup, create, make and link have counted for an inode."""
+        if self._lookup_counts.forget(ino, lookup_count):
+            self._removed.pop(ino, None)
+
+    async def getattr(self, ino: Ino) -> Attributes:
+        """Return an inode's attributes; one without a name has them until it is forgotten.
+
+        Raises:
+            FilesystemError: ESTALE.
+        """
+        node = await self._inodes.node(ino)
+        if node is not None:
+            return self._seen(ino, node)
+        removed = self._removed.get(ino)
+        if removed is not None:
+            return removed
+        raise FilesystemError(errno.ESTALE, f"inode {ino} is gone")
+
+    async def setattr(
+        self, ino: Ino, changes: AttributeChanges, fh: FileHandle | None = None
+    ) -> Attributes:
+        """Change attributes, the size first; return those after the change.
+
+        Raises:
+            FilesystemError: ESTALE, EFBIG, EINVAL, EROFS; EBADF, ``fh`` is no open file.
+        """
+        if fh is not None:
+            self._data.ino_of(fh)
+        if changes.size is not None:
+            await self._data.truncate(ino, changes.size)
+            changes = changes._replace(size=None)
+            if not any(change is not None for change in changes):
+                return await self.getattr(ino)
+        # Bytes written before must not overwrite, when they are committed, the times set now.
+        await self._data.flush_inode(ino)
+        return self._seen(ino, await self._attributes.set(ino, changes))
+
+    async def readlink(self, ino: Ino) -> bytes:
+        """Return the target of a symlink.
+
+        Raises:
+            FilesystemError: EINVAL, it is none; ESTALE.
+        """
+        target = (await self._inodes.require(ino)).inode.target
+        if target is None:
+            raise FilesystemError(errno.EINVAL)
+        return target
+
+    async def mknod(
+        self, parent: Ino, name: bytes, mode: int, rdev: int, ctx: Context
+    ) -> Attributes:
+        """Make a file, device, FIFO or socket. One lookup more to forget.
+
+        Raises:
+            FilesystemError: EEXIST, ENAMETOOLONG, ENOENT, EINVAL (a directory or symlink).
+        """
+        if not stat.S_IFMT(mode):
+            mode |= stat.S_IFREG
+        if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
+            raise FilesystemError(errno.EINVAL)
+        return self._known(await self._namespace.make(parent, name, mode, ctx, rdev=rdev))
+
+    async def mkdir(self, parent: Ino, name: bytes, mode: int, ctx: Context) -> Attributes:
+        """Make a directory. One lookup more to forget.
+
+        Raises:
+            FilesystemError: EEXIST, ENAMETOOLONG, EMLINK, ENOENT.
+        """
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        return self._known(await self._namespace.make(parent, name, mode, ctx))
+
+    async def symlink(
+        self, parent: Ino, name: bytes, target: bytes, ctx: Context
+    ) -> Attributes:
+        """Make a symlink. One lookup more to forget.
+
+        Raises:
+            FilesystemError: EEXIST, ENAMETOOLONG, ENOENT.
+        """
+        mode = stat.S_IFLNK | 0o777
+        return self._known(await self._namespace.make(parent, name, mode, ctx, target=target))
+
+    async def link(self, ino: Ino, new_parent: Ino, new_name: bytes) -> Attributes:
+        """Give an inode one more name. One lookup more to forget.
+
+        Raises:
+            FilesystemError: EEXIST, EPERM (a directory), EMLINK, ENOENT, ESTALE.
+        """
+        return self._known(await self._namespace.link(ino, new_parent, new_name))
+
+    async def unlink(self, parent: Ino, name: bytes) -> None:
+        """Remove a name; the inode stays while it has others or is open.
+
+        Raises:
+            FilesystemError: ENOENT, EISDIR.
+        """
+        self._note_removed(await self._namespace.unlink(parent, name))
+
+    async def rmdir(self, parent: Ino, name: bytes) -> None:
+        """Remove an empty directory.
+
+        Raises:
+            FilesystemError: ENOENT, ENOTDIR, ENOTEMPTY, EINVAL.
+        """
+        self._note_removed(await self._namespace.rmdir(parent, name))
+
+    async def rename(
+        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0
+    ) -> None:
+        """Move a name over another, or with RENAME_NOREPLACE, or RENAME_EXCHANGE of both.
+
+        Raises:
+            FilesystemError: ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EINVAL, ENAMETOOLONG.
+        """
+        removed = await self._namespace.rename(parent, name, new_parent, new_name, flags)
+        if removed is not None:
+            self._note_removed(removed)
+
+    def _note_removed(self, removed: Removed) -> None:
+        """Keep what fstat(2) shows of an inode that is gone but still known to the kernel."""
+        if removed.kept:
+            if not self._data.is_open(removed.ino):
+                self._orphans.collect_soon()
+        elif removed.ino in self._lookup_counts:
+            shown = attributes(removed.ino, removed.node)
+            self._removed[removed.ino] = shown._replace(nlink=0)
+
+    # --- files ----------------------------------------------------------------------------------
+
+    async def open(self, ino: Ino, flags: int) -> FileHandle:
+        """Open a file; O_TRUNC cuts it, O_APPEND makes each write go to its end.
+
+        Raises:
+            FilesystemError: ESTALE, EISDIR, ELOOP (a symlink), EROFS.
+        """
+        node = await self._inodes.require(ino)
+        if node.inode.is_directory:
+            raise FilesystemError(errno.EISDIR)
+        if node.inode.target is not None:
+            raise FilesystemError(errno.ELOOP)
+        fh = self._data.open(ino, flags)
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+            try:
+                await self._data.truncate(ino, 0)
+            except BaseException:
+                self._data.close(fh)
+                raise
+        return fh
+
+    async def create(
+        self, parent: Ino, name: bytes, mode: int, flags: int, ctx: Context
+    ) -> tuple[FileHandle, Attributes]:
+        """Make a file and open it, or open the one that has the name. One lookup more to forget.
+
+        Raises:
+            FilesystemError: EEXIST (with O_EXCL), ENAMETOOLONG, ENOENT, and those of open.
+        """
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        for _ in range(_CREATE_ATTEMPTS_MAX):
+            try:
+                found = await self._namespace.make(parent, name, mode, ctx)
+            except FilesystemError as error:
+                if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            else:
+                return self._data.open(found.ino, flags), self._known(found)
+            existing = await self._namespace.lookup(parent, name)
+            if existing is not None:
+                fh = await self.open(existing.ino, flags)
+                self._lookup_counts.increment(existing.ino)
+                return fh, await self.getattr(existing.ino)
+        raise FilesystemError(errno.EBUSY, "others keep making and removing the name")
+
+    async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
+        """Return up to ``size`` bytes at ``offset``; fewer only at the end of the file.
+
+        Raises:
+            FilesystemError: EBADF, EINVAL, ESTALE.
+        """
+        return await self._data.read(fh, offset, size)
+
+    async def write(self, fh: FileHandle, offset: int, data: bytes) -> int:
+        """Take bytes into the dirty buffer; return how many. On O_APPEND ``offset`` is ignored.
+
+        Raises:
+            FilesystemError: EBADF, EINVAL, EFBIG, ESTALE, EIO.
+        """
+        return await self._data.write(fh, offset, data)
+
+    async def flush(self, fh: FileHandle) -> None:
+        """Commit what is dirty of the file, as close(2) does, so that others see it.
+
+        Raises:
+            AspenError, AspenKvError: what made a commit fail.
+        """
+        ino = self._data.ino_of(fh)
+        node = await self._inodes.node(ino)
+        if node is None or node.inode.nlink:  # else nobody can ever open it
+            await self._data.flush_inode(ino)
+
+    async def fsync(self, fh: FileHandle, datasync: bool = False) -> None:
+        """Commit what is dirty of the file and wait until it is on stable storage.
+
+        Raises:
+            AspenError, AspenKvError: what made a commit fail.
+        """
+        del datasync  # the size is needed to read the data, and comes in the same commit
+        await self._data.flush_inode(self._data.ino_of(fh))
+        await self.kv.sync()
+
+    async def release(self, fh: FileHandle) -> None:
+        """Close a handle; with the last one, an inode without a name is removed.
+
+        Raises:
+            AspenError, AspenKvError: what made a commit fail; the handle is closed all the same.
+        """
+        ino = self._data.ino_of(fh)
+        try:
+            node = await self._inodes.node(ino) if self._data.is_last(fh) else None
+            if node is not None and node.inode.nlink == 0:
+                self._data.discard_dirty(ino)
+            else:
+                await self._data.flush_inode(ino)
+        finally:
+            self._data.close(fh)
+        if node is not None and node.inode.nlink == 0 and not self._data.is_open(ino):
+            await self._orphans.delete(ino)
+            if ino in self._lookup_counts:
+                self._removed[ino] = attributes(ino, node)
+
+    # --- directories ----------------------------------------------------------------------------
+
+    async def opendir(self, ino: Ino) -> FileHandle:
+        """Open a directory.
+
+        Raises:
+            FilesystemError: ENOTDIR; ESTALE.
+        """
+        node = await self._inodes.node(ino)
+        if node is None and ino not in self._removed:
+            raise FilesystemError(errno.ESTALE)
+        if node is not None and not node.inode.is_directory:
+            raise FilesystemError(errno.ENOTDIR)
+        return FileHandle(self._handles.add(_Directory(ino)))
+
+    def _directory(self, fh: FileHandle) -> _Directory:
+        directory = self._handles.get(fh)
+        if type(directory) is not _Directory:
+            raise FilesystemError(errno.EBADF)
+        return directory
+
+    async def readdir(self, fh: FileHandle, offset: int, limit: int) -> list[DirectoryEntry]:
+        """Return up to ``limit`` entries after ``offset`` (0: the first), [] at the end.
+
+        In the order of the names' bytes, without "." and "..". Nothing is skipped or returned
+        twice when others add or remove entries meanwhile. The entries do not count as lookups:
+        see :meth:`remember`.
+
+        Raises:
+            FilesystemError: EBADF, EINVAL.
+        """
+        directory = self._directory(fh)
+        after, skip = directory.cursor.resume(offset)
+        found: list[tuple[bytes, Ino, Node]] = []
+        while len(found) < limit:
+            listing = await self._page(directory, after)
+            if not listing.entries:
+                break
+            entries = listing.entries[: skip + limit - len(found)]
+            after = entries[-1][0]
+            skipped, entries = min(skip, len(entries)), entries[skip:]
+            skip -= skipped
+            nodes = await self._inodes.nodes([dentry.ino for _, dentry in entries])
+            found += [
+                (name, dentry.ino, node)
+                for (name, dentry), node in zip(entries, nodes, strict=True)
+                if node is not None
+            ]
+        offsets = directory.cursor.append([name for name, _, _ in found])
+        return [
+            DirectoryEntry(name, self._seen(ino, node), next_offset)
+            for (name, ino, node), next_offset in zip(found, offsets, strict=True)
+        ]
+
+    async def _page(self, directory: _Directory, after: bytes | None) -> Listing:
+        """Return the entries above ``after``, from the page read last if it goes on there."""
+        page = directory.page
+        if page is not None and after is not None and (
+            directory.page_after is None or after > directory.page_after
+        ):
+            position = bisect_right(page.entries, after, key=lambda entry: entry[0])
+            if position < len(page.entries) or page.complete:
+                return Listing(page.entries[position:], page.complete)
+        page = await self._inodes.listing(directory.ino, after, limits.READDIR_PAGE_ENTRIES)
+        directory.page, directory.page_after = page, after
+        return page
+
+    def remember(self, ino: Ino) -> None:
+        """Count a lookup of an inode that readdir returned."""
+        self._lookup_counts.increment(ino)
+
+    async def releasedir(self, fh: FileHandle) -> None:
+        """Close a directory."""
+        self._directory(fh)
+        self._handles.remove(fh)
+
+    async def fsyncdir(self, fh: FileHandle, datasync: bool = False) -> None:
+        """Wait until the directory's changes are on stable storage."""
+        del datasync
+        self._directory(fh)
+        await self.kv.sync()
+
+    # --- extended attributes --------------------------------------------------------------------
+
+    async def getxattr(self, ino: Ino, name: bytes) -> bytes:
+        """Return an extended attribute.
+
+        Raises:
+            FilesystemError: ENODATA, ESTALE.
+        """
+        return await self._xattrs.get(ino, name)
+
+    async def listxattr(self, ino: Ino) -> list[bytes]:
+        """Return the names of all extended attributes.
+
+        Raises:
+            FilesystemError: E2BIG, ESTALE.
+        """
+        return await self._xattrs.names(ino)
+
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; XATTR_CREATE and XATTR_REPLACE are honoured.
+
+        Raises:
+            FilesystemError: EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP, EINVAL, ESTALE.
+        """
+        await self._xattrs.set(ino, name, value, flags)
+
+    async def removexattr(self, ino: Ino, name: bytes) -> None:
+        """Remove an extended attribute.
+
+        Raises:
+            FilesystemError: ENODATA, ESTALE.
+        """
+        await self._xattrs.remove(ino, name)
+
+    # --- the volume -----------------------------------------------------------------------------
+
+    async def statfs(self) -> StatFs:
+        """Return how full the volume is."""
+        return await usage(self.kv, self.keys)
+
+    async def sync(self) -> None:
+        """Commit everything dirty and wait until it is on stable storage.
+
+        Raises:
+            AspenError, AspenKvError: the first commit that failed.
+        """
+        await self._data.flush_all()
+        await self.kv.sync()
+
+    def listen(self, listener: Listener | None) -> None:
+        """Set who is told what other clients change; see :class:`aspenfs.watch.Watcher`."""
+        self._watcher.listen(listener)
+
+    def known_inodes(self) -> list[Ino]:
+        """Return the inodes that the caller may still name: looked up and not forgotten."""
+        return list(self._lookup_counts)
+
+    def statistics(self) -> FilesystemStatistics:
+        """Return what this mount has done and holds now."""
+        return FilesystemStatistics(
+            self._caches.statistics(),
+            self._data.statistics(),
+            self._transactions.statistics(),
+            len(self._handles),
+            len(self._lookup_counts),
+        )
+
+    async def run(self) -> None:
+        """Write back and collect orphans until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._data.run)
+            nursery.start_soon(self._orphans.run)
+
+
+@asynccontextmanager
+async def open_filesystem(
+    kv: KeyValue,
+    *,
+    volume: str = "default",
+    read_only: bool = False,
+    readahead: bool = False,
+    owner: Context | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> AsyncIterator[Filesystem]:
+    """Open a volume, which is made if there is none, and on exit commit and sync all that is dirty.
+
+    Args:
+        kv: the store.
+        volume: the volume's name.
+        read_only: change nothing; EROFS for who tries.
+        readahead: read ahead of sequential readers; worthwhile where a read waits for a network.
+        owner: who owns the root of a new volume; by default this process.
+        clock: where time comes from.
+
+    Raises:
+        VolumeError, FormatVersionError, CorruptRecordError: the volume cannot be used.
+        AspenKvError: the store failed.
+    """
+    keys = Keys(volume)
+    caches = Caches.create(clock.monotonic)
+    transactions = Transactions(kv, keys, caches, read_only=read_only)
+    owner = Context(os.geteuid(), os.getegid()) if owner is None else owner
+    superblock = await open_volume(
+        kv, keys, transactions, owner=owner, now_ns=clock.now_ns(), read_only=read_only
+    )
+    watcher = Watcher(kv, keys, caches)
+    async with (
+        open_session(kv, keys, transactions, read_only=read_only) as session,
+        trio.open_nursery() as nursery,
+    ):
+        filesystem = Filesystem(
+            kv,
+            keys,
+            superblock,
+            caches,
+            transactions,
+            session,
+            watcher,
+            nursery,
+            clock,
+            readahead=readahead,
+        )
+        await nursery.start(watcher.run)
+        if not read_only:
+            nursery.start_soon(filesystem.run)
+        try:
+            yield filesystem
+        finally:
+            with trio.CancelScope(shield=True), trio.move_on_after(limits.SHUTDOWN_S) as scope:
+                await _flush_at_exit(filesystem)
+            if scope.cancelled_caught:
+                log.error("not all data could be written within %s s", limits.SHUTDOWN_S)
+            nursery.cancel_scope.cancel()
+
+
+async def _flush_at_exit(filesystem: Filesystem) -> None:
+    try:
+        await filesystem.sync()
+    except (AspenError, AspenKvError) as error:
+        log.error("some data could not be written: %s", error)

@@ -1,0 +1,163 @@
+"""Read-through access to inodes, directory entries and listings: the caches first, then the store."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aspenkv.contract import KeyValue, Versioned
+
+from aspenfs import limits
+from aspenfs.cache import Caches
+from aspenfs.errors import CorruptRecordError, FilesystemError
+from aspenfs.keys import Keys, range_end
+from aspenfs.metadata import Dentry, decode_dentry, decode_inode, decode_times
+from aspenfs.nodes import Entry, Node
+from aspenfs.scans import records_between
+from aspenfs.types import Ino
+
+_NO_ENTRY = Entry(None, 0)
+
+
+class Listing(NamedTuple):
+    """Names of a directory in byte order; ``complete``: no more follow."""
+
+    entries: tuple[tuple[bytes, Dentry], ...]
+    complete: bool
+
+
+class Inodes:
+    """What the volume holds now, as this mount knows it. Reads only."""
+
+    def __init__(self, kv: KeyValue, keys: Keys, caches: Caches) -> None:
+        """Take the client and the caches of one mount."""
+        self._kv = kv
+        self._keys = keys
+        self._caches = caches
+
+    async def node(self, ino: Ino) -> Node | None:
+        """Return an inode with its times, or None if there is none (any more)."""
+        key = self._keys.inode(ino)
+        node = self._caches.meta.get(key)
+        if type(node) is Node:
+            return node
+        token = self._caches.meta.begin_fill()
+        found, times = await self._kv.get((key, self._keys.times(ino)))
+        return self._decode(ino, found, times, token)
+
+    async def require(self, ino: Ino) -> Node:
+        """Return an inode that the caller holds a reference to.
+
+        Raises:
+            FilesystemError: ESTALE, it is gone.
+        """
+        node = await self.node(ino)
+        if node is None:
+            raise FilesystemError(errno.ESTALE, f"inode {ino} is gone")
+        return node
+
+    async def reload(self, ino: Ino) -> Node | None:
+        """Return an inode as the store has it now, whatever the caches say."""
+        self._caches.meta.invalidate(self._keys.inode(ino))
+        return await self.node(ino)
+
+    async def nodes(self, inos: Sequence[Ino]) -> list[Node | None]:
+        """Return many inodes, in one call for all that no cache knows; at most GET_KEYS_MAX / 2."""
+        meta, keys = self._caches.meta, self._keys
+        nodes: list[Node | None] = []
+        missing: list[tuple[int, Ino]] = []
+        wanted: list[bytes] = []
+        for ino in inos:
+            key = keys.inode(ino)
+            node = meta.get(key)
+            if type(node) is not Node:
+                node = None
+                missing.append((len(nodes), ino))
+                wanted += (key, keys.times(ino))
+            nodes.append(node)
+        if missing:
+            token = meta.begin_fill()
+            found = await self._kv.get(wanted)
+            for pair, (position, ino) in enumerate(missing):
+                nodes[position] = self._decode(ino, found[2 * pair], found[2 * pair + 1], token)
+        return nodes
+
+    def _decode(
+        self, ino: Ino, found: Versioned | None, times: Versioned | None, token: int
+    ) -> Node | None:
+        if found is None:
+            return None
+        key, times_key = self._keys.inode(ino), self._keys.times(ino)
+        if times is None:
+            raise CorruptRecordError(times_key, "it is missing beside its inode")
+        node = Node(
+            decode_inode(key, found.value),
+            found.revision,
+            decode_times(times_key, times.value),
+            times.revision,
+        )
+        self._caches.meta.fill(key, node, max(found.revision, times.revision), token)
+        return node
+
+    async def entry(self, parent: Ino, name: bytes) -> Entry:
+        """Return what a name means; its ``dentry`` is None if it does not exist."""
+        key = self._keys.dentry(parent, name)
+        entry = self._caches.meta.get(key)
+        if type(entry) is Entry:
+            return entry
+        token = self._caches.meta.begin_fill()
+        (found,) = await self._kv.get((key,))
+        entry = (
+            _NO_ENTRY
+            if found is None
+            else Entry(decode_dentry(key, found.value), found.revision)
+        )
+        self._caches.meta.fill(key, entry, entry.revision, token)
+        return entry
+
+    async def listing(self, parent: Ino, after: bytes | None, limit: int) -> Listing:
+        """Return up to ``limit`` entries whose names are above ``after`` (None: from the first).
+
+        A directory that fits one page is kept in the scan cache.
+        """
+        prefix = self._keys.dentries(parent)
+        if after is None:
+            cached = self._caches.scan.get(prefix)
+            if type(cached) is Listing:
+                return cached
+        token = self._caches.scan.begin_fill()
+        start = prefix if after is None else prefix + after + b"\x00"
+        page = await self._kv.scan(start, range_end(prefix), limit=limit)
+        cut = len(prefix)
+        listing = Listing(
+            tuple((record.key[cut:], decode_dentry(record.key, record.value)) for record in page.records),
+            page.continuation is None,
+        )
+        if after is None and listing.complete:
+            self._caches.scan.fill(prefix, listing, 0, token)
+        return listing
+
+    async def xattr(self, ino: Ino, node: Node, name: bytes) -> Versioned | None:
+        """Return an extended attribute of an inode, None if it has none of that name."""
+        if not node.inode.has_xattrs:
+            return None
+        (found,) = await self._kv.get((self._keys.xattr(ino, name),))
+        return found
+
+    async def is_empty(self, parent: Ino) -> bool:
+        """Return whether a directory has no entry."""
+        prefix = self._keys.dentries(parent)
+        page = await self._kv.scan(prefix, range_end(prefix), limit=1, keys_only=True)
+        return not page.records
+
+    async def present_chunks(self, ino: Ino, first: int, last: int) -> set[int]:
+        """Return which chunks of ``[first, last]`` exist. Costs by what exists, not by the range."""
+        start, end = self._keys.chunk(ino, first), self._keys.chunk(ino, last) + b"\x00"
+        return {
+            int.from_bytes(record.key[-8:], "big")
+            async for record in records_between(self._kv, start, end, keys_only=True)
+        }
+
+
+assert limits.READDIR_PAGE_ENTRIES * 2 <= 1024, "one page of inodes is one get"

@@ -1,0 +1,404 @@
+"""The pyfuse3 adapter: converts types, maps errors to errnos, counts lookups. No policy.
+
+An exception that is not a FUSEError would end pyfuse3's loop and with it the mount, so every handler
+is wrapped once: our errors become their errno, anything else is logged with its traceback, counted as
+a bug and answered with EIO.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from aspenfs import limits
+from aspenfs.errors import FilesystemError, errno_of
+from aspenfs.filesystem import Filesystem
+from aspenfs.keys import ParsedKey
+from aspenfs.types import AttributeChanges, Attributes, Context, FileHandle, Ino
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_BLOCK_BYTES = 512  # the unit of st_blocks, whatever st_blksize is
+
+
+def _handler(
+    method: Callable[Concatenate[Operations, P], Awaitable[T]],
+) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+    @functools.wraps(method)
+    async def wrapper(self: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(self, *args, **kwargs)
+        except FilesystemError as error:
+            raise pyfuse3.FUSEError(error.errno) from None
+        except Exception as error:
+            raise pyfuse3.FUSEError(self.explain(method.__name__, error)) from None
+
+    return wrapper
+
+
+class Operations(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 types it as Any
+    """Serves the kernel's requests from a :class:`Filesystem`.
+
+    Args:
+        filesystem: what is served.
+        entry_timeout_s: how long the kernel may believe a name without asking again.
+        attr_timeout_s: the same for attributes.
+    """
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False
+    enable_acl = True
+
+    def __init__(
+        self, filesystem: Filesystem, *, entry_timeout_s: float, attr_timeout_s: float
+    ) -> None:
+        """Serve nothing yet: pyfuse3.main() calls the handlers."""
+        super().__init__()
+        self._fs = filesystem
+        self._entry_timeout_s = entry_timeout_s
+        self._attr_timeout_s = attr_timeout_s
+        self.bug_count = 0
+        self._stale: dict[ParsedKey, None] = {}  # in the order of the changes
+        self._stale_all = False
+        self._became_stale = trio.Event()
+
+    def explain(self, handler: str, error: Exception) -> int:
+        """Return the errno for an error of a handler; a bug of ours is logged, counted, and EIO."""
+        number = errno_of(error)
+        if number is None:
+            self.bug_count += 1
+            log.error("bug in the handler of %s; answered EIO", handler, exc_info=error)
+            return errno.EIO
+        log.error("%s failed: %s", handler, error)
+        return number
+
+    # --- conversions ----------------------------------------------------------------------------
+
+    def _entry(self, found: Attributes) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = found.ino
+        entry.st_mode = found.mode
+        entry.st_nlink = found.nlink
+        entry.st_uid = found.uid
+        entry.st_gid = found.gid
+        entry.st_rdev = found.rdev
+        entry.st_size = found.size
+        entry.st_blocks = -(-found.allocated_bytes // _BLOCK_BYTES)
+        entry.st_blksize = limits.CHUNK_BYTES
+        entry.st_atime_ns = found.atime_ns
+        entry.st_mtime_ns = found.mtime_ns
+        entry.st_ctime_ns = found.ctime_ns
+        entry.generation = found.generation
+        entry.entry_timeout = self._entry_timeout_s
+        entry.attr_timeout = self._attr_timeout_s
+        return entry
+
+    # --- inodes and names -----------------------------------------------------------------------
+
+    @_handler
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """See Filesystem.lookup; a name that does not exist is an entry with inode 0."""
+        del ctx
+        try:
+            return self._entry(await self._fs.lookup(Ino(parent_inode), name))
+        except FilesystemError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        absent = pyfuse3.EntryAttributes()
+        absent.st_ino = 0
+        absent.entry_timeout = self._entry_timeout_s
+        return absent
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take back lookups; must not fail."""
+        for ino, lookup_count in inode_list:
+            self._fs.forget(Ino(ino), lookup_count)
+
+    @_handler
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """See Filesystem.getattr."""
+        del ctx
+        return self._entry(await self._fs.getattr(Ino(inode)))
+
+    @_handler
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """See Filesystem.setattr."""
+        del ctx
+        changes = AttributeChanges(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        handle = None if fh is None else FileHandle(fh)
+        return self._entry(await self._fs.setattr(Ino(inode), changes, handle))
+
+    @_handler
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """See Filesystem.readlink."""
+        del ctx
+        return await self._fs.readlink(Ino(inode))
+
+    @_handler
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """See Filesystem.mknod."""
+        made = await self._fs.mknod(Ino(parent_inode), name, mode, rdev, _context(ctx))
+        return self._entry(made)
+
+    @_handler
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """See Filesystem.mkdir."""
+        return self._entry(await self._fs.mkdir(Ino(parent_inode), name, mode, _context(ctx)))
+
+    @_handler
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """See Filesystem.symlink."""
+        return self._entry(await self._fs.symlink(Ino(parent_inode), name, target, _context(ctx)))
+
+    @_handler
+    async def link(
+        self,
+        inode: int,
+        new_parent_inode: int,
+        new_name: bytes,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """See Filesystem.link."""
+        del ctx
+        return self._entry(await self._fs.link(Ino(inode), Ino(new_parent_inode), new_name))
+
+    @_handler
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """See Filesystem.unlink."""
+        del ctx
+        await self._fs.unlink(Ino(parent_inode), name)
+
+    @_handler
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """See Filesystem.rmdir."""
+        del ctx
+        await self._fs.rmdir(Ino(parent_inode), name)
+
+    @_handler
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """See Filesystem.rename."""
+        del ctx
+        await self._fs.rename(
+            Ino(parent_inode_old), name_old, Ino(parent_inode_new), name_new, flags
+        )
+
+    # --- files ----------------------------------------------------------------------------------
+
+    @_handler
+    async def open(
+        self, inode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
+        """See Filesystem.open. The kernel keeps its pages: whoever else writes is told to it."""
+        del ctx
+        return pyfuse3.FileInfo(fh=await self._fs.open(Ino(inode), flags), keep_cache=True)
+
+    @_handler
+    async def create(
+        self,
+        parent_inode: int,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """See Filesystem.create."""
+        fh, made = await self._fs.create(Ino(parent_inode), name, mode, flags, _context(ctx))
+        return pyfuse3.FileInfo(fh=fh, keep_cache=True), self._entry(made)
+
+    @_handler
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """See Filesystem.read."""
+        return await self._fs.read(FileHandle(fh), off, size)
+
+    @_handler
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """See Filesystem.write."""
+        return await self._fs.write(FileHandle(fh), off, buf)
+
+    @_handler
+    async def flush(self, fh: int) -> None:
+        """See Filesystem.flush."""
+        await self._fs.flush(FileHandle(fh))
+
+    @_handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """See Filesystem.fsync."""
+        await self._fs.fsync(FileHandle(fh), datasync)
+
+    @_handler
+    async def release(self, fh: int) -> None:
+        """See Filesystem.release."""
+        await self._fs.release(FileHandle(fh))
+
+    # --- directories ----------------------------------------------------------------------------
+
+    @_handler
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """See Filesystem.opendir."""
+        del ctx
+        return await self._fs.opendir(Ino(inode))
+
+    @_handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """See Filesystem.readdir; each entry that fits the kernel's buffer counts as a lookup."""
+        handle, offset = FileHandle(fh), start_id
+        while True:
+            entries = await self._fs.readdir(handle, offset, limits.READDIR_REPLY_ENTRIES)
+            for name, found, next_offset in entries:
+                if not pyfuse3.readdir_reply(token, name, self._entry(found), next_offset):
+                    return
+                self._fs.remember(found.ino)
+                offset = next_offset
+            if not entries:
+                return
+
+    @_handler
+    async def releasedir(self, fh: int) -> None:
+        """See Filesystem.releasedir."""
+        await self._fs.releasedir(FileHandle(fh))
+
+    @_handler
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """See Filesystem.fsyncdir."""
+        await self._fs.fsyncdir(FileHandle(fh), datasync)
+
+    # --- extended attributes and the volume -----------------------------------------------------
+
+    @_handler
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """See Filesystem.setxattr; pyfuse3 has looked after XATTR_CREATE and XATTR_REPLACE."""
+        del ctx
+        await self._fs.setxattr(Ino(inode), name, value)
+
+    @_handler
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """See Filesystem.getxattr."""
+        del ctx
+        return await self._fs.getxattr(Ino(inode), name)
+
+    @_handler
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """See Filesystem.listxattr."""
+        del ctx
+        return await self._fs.listxattr(Ino(inode))
+
+    @_handler
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        """See Filesystem.removexattr."""
+        del ctx
+        await self._fs.removexattr(Ino(inode), name)
+
+    @_handler
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """See Filesystem.statfs."""
+        del ctx
+        found = await self._fs.statfs()
+        shown = pyfuse3.StatvfsData()
+        shown.f_bsize = limits.CHUNK_BYTES
+        shown.f_frsize = found.block_bytes
+        shown.f_blocks = found.blocks_total
+        shown.f_bfree = shown.f_bavail = found.blocks_free
+        shown.f_files = found.inodes_used + found.inodes_free
+        shown.f_ffree = shown.f_favail = found.inodes_free
+        shown.f_namemax = found.name_bytes_max
+        return shown
+
+    @_handler
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        """Never called with default_permissions: the kernel decides."""
+        del inode, mode, ctx
+        return True
+
+    # --- what others change ---------------------------------------------------------------------
+
+    def _changed_by_others(self, key: ParsedKey | None) -> None:
+        if key is None or len(self._stale) >= limits.KERNEL_INVALIDATIONS_MAX:
+            self._stale.clear()
+            self._stale_all = True
+        else:
+            self._stale[key] = None
+        self._became_stale.set()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tell the kernel what others changed, until cancelled.
+
+        A call to the kernel can block, for it waits for requests on the same inode that we may
+        still have to answer: so they run in a thread. When too many changes wait, the kernel is
+        told to forget every inode that it knows instead.
+        """
+        self._fs.listen(self._changed_by_others)
+        task_status.started()
+        try:
+            while True:
+                await self._became_stale.wait()
+                self._became_stale = trio.Event()
+                stale, self._stale = list(self._stale), {}
+                if self._stale_all:
+                    self._stale_all = False
+                    stale = [ParsedKey("I", ino) for ino in self._fs.known_inodes()]
+                await trio.to_thread.run_sync(_invalidate_all, stale)
+        finally:
+            self._fs.listen(None)
+
+
+def _context(ctx: pyfuse3.RequestContext) -> Context:
+    return Context(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
+
+
+def _invalidate_all(keys: Sequence[ParsedKey]) -> None:
+    for key in keys:
+        _invalidate(key)
+
+
+def _invalidate(key: ParsedKey) -> None:
+    """Let the kernel forget what a key was about."""
+    try:
+        if key.kind == "D":
+            pyfuse3.invalidate_entry(key.ino, key.name)
+        elif key.kind in {"I", "I.meta", "C", "X"}:
+            pyfuse3.invalidate_inode(key.ino, attr_only=key.kind in {"I.meta", "X"})
+    except OSError as error:
+        # ENOENT: the kernel knew nothing of it; ENOTCONN: it is being unmounted.
+        if error.errno not in {errno.ENOENT, errno.ENOTCONN}:
+            log.warning("the kernel could not be told of a change: %s", error)

@@ -1,0 +1,153 @@
+"""This mount's session: its lease, its inode numbers, its usage counters.
+
+Lock: ``_ino_lock`` is held by the one task that takes a new range of inode numbers; it is freed when
+that commit ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgpack
+import trio
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError, LeaseNotFoundError
+
+from aspenfs import limits
+from aspenfs.keys import Keys
+from aspenfs.metadata import decode_counter, decode_next_ino, encode_next_ino
+from aspenfs.scans import records_below
+from aspenfs.txn import Transaction, Transactions
+from aspenfs.types import NO_SESSION, Ino, SessionId
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """A mount's identity in the volume. Made by :func:`open_session`."""
+
+    def __init__(
+        self, kv: KeyValue, keys: Keys, transactions: Transactions, session_id: SessionId
+    ) -> None:
+        """Take the identity that :func:`open_session` has registered."""
+        self._kv = kv
+        self._keys = keys
+        self._transactions = transactions
+        self._ino_lock = trio.Lock()
+        self._next_ino = 0
+        self._end_ino = 0
+        self.id = session_id
+        self._usage_bytes_key = keys.usage_bytes(session_id)
+        self._usage_inodes_key = keys.usage_inodes(session_id)
+
+    def count(self, txn: Transaction, *, allocated_bytes: int = 0, inodes: int = 0) -> None:
+        """Let a transaction also move this session's usage counters."""
+        txn.add(self._usage_bytes_key, allocated_bytes)
+        txn.add(self._usage_inodes_key, inodes)
+
+    async def new_ino(self) -> Ino:
+        """Return an inode number that no mount has used or ever will."""
+        if self._next_ino == self._end_ino:
+            async with self._ino_lock:
+                if self._next_ino == self._end_ino:
+                    await self._take_range()
+        ino = Ino(self._next_ino)
+        self._next_ino += 1
+        return ino
+
+    async def _take_range(self) -> None:
+        key = self._keys.next_ino
+
+        async def attempt(txn: Transaction) -> int:
+            (found,) = await self._kv.get((key,))
+            first = 2 if found is None else decode_next_ino(key, found.value)
+            txn.require(key, 0 if found is None else found.revision)
+            txn.put(key, encode_next_ino(Ino(first + limits.INO_RANGE_COUNT)))
+            return first
+
+        first = await self._transactions.run(attempt)
+        self._next_ino, self._end_ino = first, first + limits.INO_RANGE_COUNT
+
+    async def fold(self, session: SessionId) -> None:
+        """Move the counters of an ended session to the volume's own, each exactly once."""
+        for key, total in (
+            (self._keys.usage_bytes(session), self._keys.usage_bytes(NO_SESSION)),
+            (self._keys.usage_inodes(session), self._keys.usage_inodes(NO_SESSION)),
+        ):
+            await self._fold_one(key, total)
+
+    async def _fold_one(self, key: bytes, total: bytes) -> None:
+        async def attempt(txn: Transaction) -> None:
+            (found,) = await self._kv.get((key,))
+            if found is not None:
+                txn.require(key, found.revision)
+                txn.add(total, decode_counter(key, found.value))
+                txn.delete(key)
+
+        await self._transactions.run(attempt)
+
+    async def live_sessions(self) -> set[SessionId]:
+        """Return the sessions whose lease has not lapsed."""
+        found: set[SessionId] = set()
+        async for record in records_below(self._kv, self._keys.sessions(), keys_only=True):
+            parsed = self._keys.parse(record.key)
+            if parsed is not None:
+                found.add(parsed.session)
+        return found
+
+
+@asynccontextmanager
+async def open_session(
+    kv: KeyValue, keys: Keys, transactions: Transactions, *, read_only: bool
+) -> AsyncIterator[Session]:
+    """Register a session, keep its lease alive, and on exit fold its counters and end it.
+
+    A read-only mount owns nothing, so it has no lease and the session number 0.
+    """
+    if read_only:
+        yield Session(kv, keys, transactions, NO_SESSION)
+        return
+    lease = await kv.lease(limits.SESSION_TTL_S)
+    session_id = SessionId(secrets.randbits(63) or 1)
+    record = msgpack.packb({"host": socket.gethostname()})
+
+    async def register(txn: Transaction) -> None:
+        txn.require(keys.session(session_id), 0)
+        txn.put(keys.session(session_id), record, lease)
+
+    await transactions.run(register)
+    session = Session(kv, keys, transactions, session_id)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_keep_alive, kv, transactions, lease)
+        try:
+            yield session
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True), trio.move_on_after(limits.SESSION_KEEPALIVE_S):
+                await _end(kv, session, lease)
+
+
+async def _keep_alive(kv: KeyValue, transactions: Transactions, lease: int) -> None:
+    while True:
+        await trio.sleep(limits.SESSION_KEEPALIVE_S)
+        try:
+            await kv.keepalive(lease)
+        except LeaseNotFoundError:
+            log.error("the session of this mount lapsed: every change is refused; mount again")
+            transactions.refuse_from_now()
+            return
+        except AspenKvError as error:
+            log.warning("the session could not be renewed: %s; trying again", error)
+
+
+async def _end(kv: KeyValue, session: Session, lease: int) -> None:
+    try:
+        await session.fold(session.id)
+        await kv.revoke(lease)
+    except Exception:
+        # The lease lapses by itself and the next mount folds the counters.
+        log.warning("the session could not be ended; its lease will lapse", exc_info=True)

@@ -1,0 +1,248 @@
+"""Optimistic transactions: read, build one commit with checks, retry when another was first.
+
+Every change of the filesystem is one commit. What it reads may come from the meta cache: a check on
+the revision read makes a stale read a retry, never a wrong result. After a commit the caches are
+brought up to date before the caller goes on (write-through).
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import trio
+from aspenkv.contract import (
+    Add,
+    Check,
+    Delete,
+    DeleteRange,
+    KeyValue,
+    Op,
+    Patch,
+    Put,
+    RangeEmpty,
+    RevisionIs,
+)
+
+from aspenfs import limits
+from aspenfs.cache import Caches
+from aspenfs.errors import FilesystemError, LeaseLostError
+from aspenfs.keys import Keys, range_end
+from aspenfs.metadata import Dentry, Inode, Times, encode_dentry, encode_inode, encode_times
+from aspenfs.nodes import Entry, Node
+from aspenfs.types import Ino
+
+T = TypeVar("T")
+
+
+class TransactionStatistics(NamedTuple):
+    """Counts since the mount: commits that changed something, and commits that had to be redone."""
+
+    commits: int
+    conflicts: int
+
+
+class Transaction:
+    """The checks and operations of one attempt, and the records that they will leave in the caches.
+
+    The methods only gather; nothing happens before :meth:`Transactions.run` commits.
+    """
+
+    __slots__ = ("_keys", "checks", "dentries", "inodes", "ops", "times", "touched")
+
+    def __init__(self, keys: Keys) -> None:
+        """Start empty."""
+        self._keys = keys
+        self.checks: list[Check] = []
+        self.ops: list[Op] = []
+        self.inodes: dict[Ino, Inode | None] = {}
+        self.times: dict[Ino, Times] = {}
+        self.dentries: list[tuple[Ino, bytes, Dentry | None]] = []
+        self.touched: list[tuple[bytes, bytes | None]] = []
+
+    def require(self, key: bytes, revision: int) -> None:
+        """Check that ``key`` was last written by ``revision`` (0: is absent)."""
+        self.checks.append(RevisionIs(key, revision))
+
+    def require_inode(self, ino: Ino, node: Node) -> None:
+        """Check that the inode record is still the one read."""
+        self.checks.append(RevisionIs(self._keys.inode(ino), node.revision))
+
+    def require_times(self, ino: Ino, node: Node) -> None:
+        """Check that the times are still those read; needed when only one of them changes."""
+        self.checks.append(RevisionIs(self._keys.times(ino), node.times_revision))
+
+    def require_entry(self, parent: Ino, name: bytes, entry: Entry | None) -> None:
+        """Check that a name still means what was read; None: that it does not exist."""
+        revision = 0 if entry is None else entry.revision
+        self.checks.append(RevisionIs(self._keys.dentry(parent, name), revision))
+
+    def require_empty_directory(self, ino: Ino) -> None:
+        """Check that a directory has no entry."""
+        prefix = self._keys.dentries(ino)
+        self.checks.append(RangeEmpty(prefix, range_end(prefix)))
+
+    def put_inode(self, ino: Ino, inode: Inode) -> None:
+        """Write an inode record."""
+        self.ops.append(Put(self._keys.inode(ino), encode_inode(inode)))
+        self.inodes[ino] = inode
+
+    def put_times(self, ino: Ino, times: Times) -> None:
+        """Write an inode's mtime and ctime."""
+        self.ops.append(Put(self._keys.times(ino), encode_times(times)))
+        self.times[ino] = times
+
+    def put_entry(self, parent: Ino, name: bytes, dentry: Dentry) -> None:
+        """Make a name mean an inode."""
+        self.ops.append(Put(self._keys.dentry(parent, name), encode_dentry(dentry)))
+        self.dentries.append((parent, name, dentry))
+
+    def delete_entry(self, parent: Ino, name: bytes) -> None:
+        """Remove a name."""
+        self.ops.append(Delete(self._keys.dentry(parent, name)))
+        self.dentries.append((parent, name, None))
+
+    def delete_inode(self, ino: Ino, inode: Inode) -> None:
+        """Remove an inode with its times, chunks and extended attributes."""
+        self.ops.append(Delete(self._keys.inode(ino)))
+        self.ops.append(Delete(self._keys.times(ino)))
+        self.inodes[ino] = None
+        if inode.is_regular and inode.inline is None:
+            self.delete_range(self._keys.chunks(ino))
+        if inode.has_xattrs:
+            self.delete_range(self._keys.xattrs(ino))
+
+    def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
+        """Write any other record."""
+        self.ops.append(Put(key, value, lease))
+
+    def delete(self, key: bytes) -> None:
+        """Remove any other record."""
+        self.ops.append(Delete(key))
+
+    def delete_range(self, start: bytes, end: bytes | None = None) -> None:
+        """Remove the records in ``[start, end)``, by default all that start with ``start``."""
+        end = range_end(start) if end is None else end
+        self.ops.append(DeleteRange(start, end))
+        self.touched.append((start, end))
+
+    def put_chunk(self, key: bytes, data: bytes | memoryview) -> None:
+        """Write a whole chunk."""
+        self.ops.append(Put(key, data))  # type: ignore[arg-type]  # engines join, never keep
+        self.touched.append((key, None))
+
+    def patch_chunk(
+        self, key: bytes, offset: int, data: bytes | memoryview, truncate_to: int | None = None
+    ) -> None:
+        """Write a part of a chunk, or cut it."""
+        self.ops.append(Patch(key, offset, data, truncate_to))
+        self.touched.append((key, None))
+
+    def add(self, key: bytes, delta: int) -> None:
+        """Move a counter; nothing for 0."""
+        if delta:
+            self.ops.append(Add(key, delta))
+
+
+class Transactions:
+    """Runs transactions on one volume and keeps the caches true to their results."""
+
+    def __init__(
+        self, kv: KeyValue, keys: Keys, caches: Caches, *, read_only: bool = False
+    ) -> None:
+        """Take the client and the caches of one mount."""
+        self._kv = kv
+        self._keys = keys
+        self._caches = caches
+        self._read_only = read_only
+        self._session_lost = False
+        self._commits = 0
+        self._conflicts = 0
+
+    def refuse_from_now(self) -> None:
+        """Let every further commit fail: the session is gone and others may have taken over."""
+        self._session_lost = True
+
+    def statistics(self) -> TransactionStatistics:
+        """Return the counts since the mount."""
+        return TransactionStatistics(self._commits, self._conflicts)
+
+    async def run(self, attempt: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Call ``attempt`` until the commit that it builds is done, and return what it returned.
+
+        An attempt without operations is done at once, without a commit.
+
+        Raises:
+            FilesystemError: EROFS on a read-only mount; EBUSY after TXN_ATTEMPTS_MAX conflicts.
+            LeaseLostError: the session of this mount lapsed.
+        """
+        if self._read_only:
+            raise FilesystemError(errno.EROFS, "the mount is read-only")
+        backoff_s = limits.TXN_BACKOFF_FIRST_S
+        for _ in range(limits.TXN_ATTEMPTS_MAX):
+            if self._session_lost:
+                raise LeaseLostError("the session of this mount lapsed; mount again")
+            txn = Transaction(self._keys)
+            result = await attempt(txn)
+            if not txn.ops:
+                return result
+            try:
+                committed = await self._kv.commit(txn.checks, txn.ops)
+            except BaseException:
+                self._forget_ops(txn.ops)
+                raise
+            if committed.failed_check is None:
+                self._commits += 1
+                self._keep(txn, committed.revision)
+                return result
+            self._conflicts += 1
+            self._forget(txn.checks)
+            await trio.sleep(random.uniform(0, backoff_s))  # noqa: S311  # jitter, not a secret
+            backoff_s = min(backoff_s * 2, limits.TXN_BACKOFF_MAX_S)
+        raise FilesystemError(errno.EBUSY, "too many conflicting changes by others; try again")
+
+    def _forget(self, checks: Sequence[Check]) -> None:
+        """Drop what a failed commit was built on, so that the next attempt reads it anew."""
+        for check in checks:
+            if type(check) is RevisionIs:
+                self._caches.invalidate_key(self._keys.inode_of_times(check.key))
+
+    def _forget_ops(self, ops: Sequence[Op]) -> None:
+        """Drop what a commit with an unknown outcome may have changed."""
+        for op in ops:
+            if type(op) is DeleteRange:
+                self._caches.invalidate_range(op.start, op.end)
+            else:
+                self._caches.invalidate_key(self._keys.inode_of_times(op.key))
+
+    def _keep(self, txn: Transaction, revision: int) -> None:
+        """Write a commit's results through to the caches."""
+        meta, scan, keys = self._caches.meta, self._caches.scan, self._keys
+        for start, end in txn.touched:
+            if end is None:
+                self._caches.read.invalidate(start)
+            else:
+                self._caches.invalidate_range(start, end)
+        for ino, inode in txn.inodes.items():
+            key = keys.inode(ino)
+            node = meta.get(key)
+            times = txn.times.get(ino)
+            if inode is None:
+                meta.invalidate(key)
+            elif times is not None:
+                meta.put(key, Node(inode, revision, times, revision), revision)
+            elif type(node) is Node:
+                meta.put(key, node._replace(inode=inode, revision=revision), revision)
+        for ino, times in txn.times.items():
+            if ino not in txn.inodes:
+                key = keys.inode(ino)
+                node = meta.get(key)
+                if type(node) is Node and node.times_revision < revision:
+                    node = node._replace(times=times, times_revision=revision)
+                    meta.put(key, node, max(revision, node.revision))
+        for parent, name, dentry in txn.dentries:
+            entry = Entry(dentry, revision if dentry is not None else 0)
+            meta.put(keys.dentry(parent, name), entry, revision)
+            scan.invalidate(keys.dentries(parent))
