@@ -120,10 +120,8 @@ class FusePeer(Peer):
 
 def aspenfs(scratch: Path) -> FusePeer:
     """Return aspenfs on an embedded server, as ``aspenfs mount`` starts it."""
-    program = Path(sys.executable).with_name("aspenfs")
-    if not program.exists():
-        raise BenchError("aspenfs is not installed beside this Python; run: make bench")
-    return FusePeer(scratch, [program, "mount", "--foreground", "--data", scratch / "data"])
+    command = [sys.executable, "-m", "aspenfs", "mount", "--foreground"]
+    return FusePeer(scratch, [*command, "--data", scratch / "data"])
 
 
 def passthrough(scratch: Path, program: Path | None) -> FusePeer:
