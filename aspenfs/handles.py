@@ -157,6 +157,8 @@ class DirectoryCursor:
         if not 0 <= offset <= self._last:
             raise FilesystemError(errno.EINVAL, f"directory offset {offset} was never given out")
         place = self._place(offset)
+        if place.skip == 0 and place.after_name is not None:
+            self._remember(offset, place.after_name)  # in use, so not among the oldest
         self._position = offset
         return place
 

@@ -98,7 +98,7 @@ assert COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 2 * COMMIT_EXTENTS_MAX + 8 <= kv_l
 assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
     "a full data commit and its metadata fit the bytes of one commit"
 )
-assert READDIR_PAGE_ENTRIES <= READDIR_KEPT_NAMES_MAX, "going on within a page is exact"
+assert READDIR_PAGE_ENTRIES < READDIR_KEPT_NAMES_MAX, "going on within a page is exact"
 assert DIRTY_FILE_BYTES_MAX <= DIRTY_BYTES_MAX, "one file fits the dirty buffer"
 assert SESSION_KEEPALIVE_S * 2 < SESSION_TTL_S, "one lost keepalive does not end a session"
 assert 2 * kv_limits.SCAN_BYTES_MAX + kv_limits.VALUE_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, (
