@@ -6,14 +6,14 @@ import logging
 from collections.abc import Sequence
 
 import trio
-from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError
 
 from aspenfs import limits
 from aspenfs.cache import Caches
 from aspenfs.chunks import slices
 from aspenfs.keys import Keys
 from aspenfs.types import Ino
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError
 
 log = logging.getLogger(__name__)
 

@@ -1,16 +1,16 @@
 """Open files: what is written lands in dirty buffers and is committed in the background.
 
-Life of a byte: :meth:`Data.write` puts it into the file's dirty extents; a batch of them is taken for
-a commit and stays readable until the commit is done; if that fails, the batch goes back under what
-was written meanwhile. So a byte is in the store or in memory, and read back in either case.
+Life of a byte: :meth:`Data.write` puts it into the file's dirty extents; a batch of them is taken
+for a commit and stays readable until the commit is done; if that fails, the batch goes back under
+what was written meanwhile. So a byte is in the store or in memory, and read back in either case.
 
 Locks: a file's ``lock`` is held by the one task that commits its bytes or cuts it, so its commits
-happen in the order of its writes. It is freed when that task ends, however it ends. No task holds two
-files' locks.
+happen in the order of its writes. It is freed when that task ends, however it ends. No task holds
+two files' locks.
 
-Errors: a commit in the background that fails keeps its bytes and leaves its error with the file; the
-next write, flush or fsync tries again or reports it. Bytes are dropped only when no retry can help
-(the file is gone, or too big), and then the error is reported too.
+Errors: a commit in the background that fails keeps its bytes and leaves its error with the file;
+the next write, flush or fsync tries again or reports it. Bytes are dropped only when no retry can
+help (the file is gone, or too big), and then the error is reported too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import trio
-from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError
 
 from aspenfs import limits
 from aspenfs.chunk_reader import ChunkReader, Readahead
@@ -34,6 +32,8 @@ from aspenfs.handles import HandleTable
 from aspenfs.inodes import Inodes
 from aspenfs.nodes import Node
 from aspenfs.types import Attributes, FileHandle, Ino
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class DataStatistics(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Bytes on their way into one commit; ``appended`` follow all others, from ``appended_at`` on."""
+    """Bytes on their way into one commit; ``appended`` follow all others, at ``appended_at``."""
 
     extents: Extents
     appended: bytes
@@ -314,9 +314,11 @@ class Data:
             return 0
         view = memoryview(data)
         for start in range(0, len(data), limits.COMMIT_DATA_BYTES_MAX):
-            piece = data if len(data) <= limits.COMMIT_DATA_BYTES_MAX else view[
-                start : start + limits.COMMIT_DATA_BYTES_MAX
-            ]
+            piece = (
+                data
+                if len(data) <= limits.COMMIT_DATA_BYTES_MAX
+                else view[start : start + limits.COMMIT_DATA_BYTES_MAX]
+            )
             await self._wait_for_room(file, len(piece))
             if handle.appends:
                 await self._append(file, piece)
@@ -375,13 +377,13 @@ class Data:
         except (AspenError, AspenKvError) as error:
             self._failures += 1
             file.error = error
-            log.error("writing inode %d failed: %s; its data is kept and retried", file.ino, error)
+            log.warning("inode %d could not be written: %s; its data is kept", file.ino, error)
         finally:
             file.flush_scheduled = False
             self._drained.unpark_all()
 
     async def _commit(self, file: _File, *, whole_chunks: bool = False) -> None:
-        """Commit dirty bytes until none wait (or, with ``whole_chunks``, only unfinished chunks)."""
+        """Commit dirty bytes until none wait; with ``whole_chunks`` unfinished chunks may."""
         async with file.lock:
             while file.take(whole_chunks=whole_chunks):
                 batch = file.batch
@@ -464,7 +466,7 @@ class Data:
             try:
                 await self.flush_inode(ino)
             except (AspenError, AspenKvError) as error:
-                log.error("writing inode %d failed: %s", ino, error)
+                log.warning("inode %d could not be written: %s", ino, error)
                 first = first or error
         if first is not None:
             raise first

@@ -1,9 +1,9 @@
 """What a regular file holds: each change of its bytes or its size is one commit.
 
-A file of up to INLINE_BYTES_MAX bytes lives in its inode record until it first grows beyond; then its
-bytes are chunks. The inode record is required in every commit, and written in those that change the
-size or what is allocated; so bytes written to different places of a file never conflict, and nobody
-writes chunks of a file that was cut or removed meanwhile.
+A file of up to INLINE_BYTES_MAX bytes lives in its inode record until it first grows beyond; then
+its bytes are chunks. The inode record is required in every commit, and written in those that change
+the size or what is allocated; so bytes written to different places of a file never conflict, and
+nobody writes chunks of a file that was cut or removed meanwhile.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ class FileContent:
 
         await self._transactions.run(attempt)
 
-    def _finish(
-        self, txn: Transaction, ino: Ino, node: Node, changed: Inode, times: Times
-    ) -> None:
+    def _finish(self, txn: Transaction, ino: Ino, node: Node, changed: Inode, times: Times) -> None:
         txn.require_inode(ino, node)
         if changed != node.inode:
             txn.put_inode(ino, changed)

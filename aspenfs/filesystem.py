@@ -23,8 +23,6 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import trio
-from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError
 
 from aspenfs import limits
 from aspenfs.attributes import AttributeSetter
@@ -55,6 +53,8 @@ from aspenfs.types import (
 from aspenfs.volume import open_volume, usage
 from aspenfs.watch import Listener, Watcher
 from aspenfs.xattrs import Xattrs
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,16 @@ class FilesystemStatistics(NamedTuple):
     transactions: TransactionStatistics
     handles: int
     known_inodes: int
+
+
+class _Volume(NamedTuple):
+    """One volume, as one mount reaches it."""
+
+    kv: KeyValue
+    keys: Keys
+    superblock: Superblock
+    caches: Caches
+    transactions: Transactions
 
 
 class _Directory:
@@ -90,11 +100,7 @@ class Filesystem:
 
     def __init__(
         self,
-        kv: KeyValue,
-        keys: Keys,
-        superblock: Superblock,
-        caches: Caches,
-        transactions: Transactions,
+        volume: _Volume,
         session: Session,
         watcher: Watcher,
         nursery: trio.Nursery,
@@ -103,6 +109,7 @@ class Filesystem:
         readahead: bool,
     ) -> None:
         """Compose the layers."""
+        kv, keys, superblock, caches, transactions = volume
         self.kv = kv
         self.keys = keys
         self.superblock = superblock
@@ -224,9 +231,7 @@ class Filesystem:
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
         return self._known(await self._namespace.make(parent, name, mode, ctx))
 
-    async def symlink(
-        self, parent: Ino, name: bytes, target: bytes, ctx: Context
-    ) -> Attributes:
+    async def symlink(self, parent: Ino, name: bytes, target: bytes, ctx: Context) -> Attributes:
         """Make a symlink. One lookup more to forget.
 
         Raises:
@@ -440,8 +445,10 @@ class Filesystem:
     async def _page(self, directory: _Directory, after: bytes | None) -> Listing:
         """Return the entries above ``after``, from the page read last if it goes on there."""
         page = directory.page
-        if page is not None and after is not None and (
-            directory.page_after is None or after > directory.page_after
+        if (
+            page is not None
+            and after is not None
+            and (directory.page_after is None or after > directory.page_after)
         ):
             position = bisect_right(page.entries, after, key=lambda entry: entry[0])
             if position < len(page.entries) or page.complete:
@@ -576,11 +583,7 @@ async def open_filesystem(
         trio.open_nursery() as nursery,
     ):
         filesystem = Filesystem(
-            kv,
-            keys,
-            superblock,
-            caches,
-            transactions,
+            _Volume(kv, keys, superblock, caches, transactions),
             session,
             watcher,
             nursery,
@@ -596,7 +599,7 @@ async def open_filesystem(
             with trio.CancelScope(shield=True), trio.move_on_after(limits.SHUTDOWN_S) as scope:
                 await _flush_at_exit(filesystem)
             if scope.cancelled_caught:
-                log.error("not all data could be written within %s s", limits.SHUTDOWN_S)
+                log.critical("not all data could be written within %s s", limits.SHUTDOWN_S)
             nursery.cancel_scope.cancel()
 
 
@@ -604,4 +607,4 @@ async def _flush_at_exit(filesystem: Filesystem) -> None:
     try:
         await filesystem.sync()
     except (AspenError, AspenKvError) as error:
-        log.error("some data could not be written: %s", error)
+        log.critical("some data could not be written and is lost: %s", error)

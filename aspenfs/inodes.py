@@ -1,12 +1,10 @@
-"""Read-through access to inodes, directory entries and listings: the caches first, then the store."""
+"""Reads of inodes, directory entries and listings: the caches first, then the store."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
 from typing import NamedTuple
-
-from aspenkv.contract import KeyValue, Versioned
 
 from aspenfs import limits
 from aspenfs.cache import Caches
@@ -16,6 +14,7 @@ from aspenfs.metadata import Dentry, decode_dentry, decode_inode, decode_times
 from aspenfs.nodes import Entry, Node
 from aspenfs.scans import records_between
 from aspenfs.types import Ino
+from aspenkv.contract import KeyValue, Versioned
 
 _NO_ENTRY = Entry(None, 0)
 
@@ -109,9 +108,7 @@ class Inodes:
         token = self._caches.meta.begin_fill()
         (found,) = await self._kv.get((key,))
         entry = (
-            _NO_ENTRY
-            if found is None
-            else Entry(decode_dentry(key, found.value), found.revision)
+            _NO_ENTRY if found is None else Entry(decode_dentry(key, found.value), found.revision)
         )
         self._caches.meta.fill(key, entry, entry.revision, token)
         return entry
@@ -131,7 +128,10 @@ class Inodes:
         page = await self._kv.scan(start, range_end(prefix), limit=limit)
         cut = len(prefix)
         listing = Listing(
-            tuple((record.key[cut:], decode_dentry(record.key, record.value)) for record in page.records),
+            tuple(
+                (record.key[cut:], decode_dentry(record.key, record.value))
+                for record in page.records
+            ),
             page.continuation is None,
         )
         if after is None and listing.complete:
@@ -152,7 +152,7 @@ class Inodes:
         return not page.records
 
     async def present_chunks(self, ino: Ino, first: int, last: int) -> set[int]:
-        """Return which chunks of ``[first, last]`` exist. Costs by what exists, not by the range."""
+        """Return which chunks of ``[first, last]`` exist; costs by what exists."""
         start, end = self._keys.chunk(ino, first), self._keys.chunk(ino, last) + b"\x00"
         return {
             int.from_bytes(record.key[-8:], "big")

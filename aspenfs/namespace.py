@@ -2,13 +2,13 @@
 
 What makes each correct against any other client is in its checks:
 
-* making a name: the name is absent (O_EXCL has one winner) and the directory's inode is the one read
-  (so it was not removed meanwhile);
-* removing a name: it still means the inode read, and that inode's record is the one read (so its link
-  count is right);
+* making a name: the name is absent (O_EXCL has one winner) and the directory's inode is the one
+  read (so it was not removed meanwhile);
+* removing a name: it still means the inode read, and that inode's record is the one read (so its
+  link count is right);
 * removing a directory: it has no entry;
-* moving a directory to another parent: no other such move came between, by one volume-wide key that
-  each of them writes, so that two crossing moves cannot make a cycle.
+* moving a directory to another parent: no other such move came between, by one volume-wide key
+  that each of them writes, so that two crossing moves cannot make a cycle.
 
 The touched parents' times are written without a check: the later one wins, and nothing conflicts.
 """
@@ -20,8 +20,6 @@ import stat
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from aspenkv.contract import KeyValue
-
 from aspenfs import acl, limits
 from aspenfs.errors import FilesystemError
 from aspenfs.inodes import Inodes
@@ -31,6 +29,7 @@ from aspenfs.nodes import Entry, Node
 from aspenfs.session import Session
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_INO, NO_SESSION, ROOT_INO, Context, Ino
+from aspenkv.contract import KeyValue
 
 RENAME_NOREPLACE: Final = 1  # linux/fs.h
 RENAME_EXCHANGE: Final = 2
@@ -181,7 +180,7 @@ class Namespace:
         return await self._transactions.run(attempt)
 
     async def link(self, ino: Ino, parent: Ino, name: bytes) -> Found:
-        """Give an inode one more name, as link(2) does.
+        """Add a name to an inode, as POSIX says of hard links.
 
         Raises:
             FilesystemError: EEXIST, EPERM (a directory), EMLINK, ENOENT (no name is left).
@@ -320,9 +319,7 @@ class Namespace:
 
         return await self._transactions.run(attempt)
 
-    async def _exchange(
-        self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes
-    ) -> None:
+    async def _exchange(self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes) -> None:
         async def attempt(txn: Transaction) -> None:
             one = await self._existing(parent, name)
             two = await self._existing(new_parent, new_name)
@@ -373,9 +370,7 @@ class Namespace:
             raise FilesystemError(errno.ENOENT, f"inode {entry.dentry.ino} is gone")
         return _Existing(entry, entry.dentry.ino, node)
 
-    async def _inherit(
-        self, parent: Ino, above: Node, mode: int
-    ) -> tuple[int, dict[bytes, bytes]]:
+    async def _inherit(self, parent: Ino, above: Node, mode: int) -> tuple[int, dict[bytes, bytes]]:
         """Return the mode and the ACLs that a new inode gets from its directory's default ACL."""
         found = await self._inodes.xattr(parent, above, acl.DEFAULT_XATTR)
         if found is None:

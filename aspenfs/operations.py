@@ -1,8 +1,8 @@
 """The pyfuse3 adapter: converts types, maps errors to errnos, counts lookups. No policy.
 
-An exception that is not a FUSEError would end pyfuse3's loop and with it the mount, so every handler
-is wrapped once: our errors become their errno, anything else is logged with its traceback, counted as
-a bug and answered with EIO.
+An exception that is not a FUSEError would end pyfuse3's loop and with it the mount, so every
+handler is wrapped once: our errors become their errno, anything else is logged with its traceback,
+counted as a bug and answered with EIO.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -24,28 +24,27 @@ from aspenfs.types import AttributeChanges, Attributes, Context, FileHandle, Ino
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever st_blksize is
 
 
-def _handler(
-    method: Callable[Concatenate[Operations, P], Awaitable[T]],
-) -> Callable[Concatenate[Operations, P], Awaitable[T]]:
+def _handler(method: F) -> F:
+    """Wrap a handler, so that nothing but FUSEError leaves it."""
+
     @functools.wraps(method)
-    async def wrapper(self: Operations, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def wrapper(self: Operations, *args: object) -> object:
         try:
-            return await method(self, *args, **kwargs)
+            return await method(self, *args)
         except FilesystemError as error:
             raise pyfuse3.FUSEError(error.errno) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # nothing may reach pyfuse3's loop
             raise pyfuse3.FUSEError(self.explain(method.__name__, error)) from None
 
-    return wrapper
+    return cast("F", wrapper)
 
 
-class Operations(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 types it as Any
+class Operations(pyfuse3.Operations):
     """Serves the kernel's requests from a :class:`Filesystem`.
 
     Args:
@@ -224,9 +223,7 @@ class Operations(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 types it 
     # --- files ----------------------------------------------------------------------------------
 
     @_handler
-    async def open(
-        self, inode: int, flags: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.FileInfo:
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """See Filesystem.open. The kernel keeps its pages: whoever else writes is told to it."""
         del ctx
         return pyfuse3.FileInfo(fh=await self._fs.open(Ino(inode), flags), keep_cache=True)

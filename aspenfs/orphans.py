@@ -1,4 +1,4 @@
-"""Inodes without a name: removed when the last handle closes, or collected when their mount is gone.
+"""Inodes without a name: removed at the last close, or collected when their mount is gone.
 
 Large files are removed in steps, each a commit of bounded size, so that nothing else waits for it.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 
 import trio
-from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError
 
 from aspenfs import limits
 from aspenfs.chunks import extent_bytes
@@ -21,6 +19,8 @@ from aspenfs.scans import records_below
 from aspenfs.session import Session
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_SESSION, Ino, SessionId
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError
 
 log = logging.getLogger(__name__)
 

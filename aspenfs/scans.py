@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from aspenfs.keys import range_end
 from aspenkv.contract import KeyValue, Record
 from aspenkv.limits import SCAN_ENTRIES_MAX
-
-from aspenfs.keys import range_end
 
 
 async def records_below(

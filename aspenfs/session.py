@@ -1,7 +1,7 @@
 """This mount's session: its lease, its inode numbers, its usage counters.
 
-Lock: ``_ino_lock`` is held by the one task that takes a new range of inode numbers; it is freed when
-that commit ends, however it ends.
+Lock: ``_ino_lock`` is held by the one task that takes a new range of inode numbers; it is freed
+when that commit ends, however it ends.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager
 
 import msgpack
 import trio
-from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError, LeaseNotFoundError
 
 from aspenfs import limits
 from aspenfs.keys import Keys
@@ -23,6 +21,8 @@ from aspenfs.metadata import decode_counter, decode_next_ino, encode_next_ino
 from aspenfs.scans import records_below
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_SESSION, Ino, SessionId
+from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError, LeaseNotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ async def _keep_alive(kv: KeyValue, transactions: Transactions, lease: int) -> N
         try:
             await kv.keepalive(lease)
         except LeaseNotFoundError:
-            log.error("the session of this mount lapsed: every change is refused; mount again")
+            log.critical("the session of this mount lapsed: changes are refused; mount again")
             transactions.refuse_from_now()
             return
         except AspenKvError as error:

@@ -13,6 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import trio
+
+from aspenfs import limits
+from aspenfs.cache import Caches
+from aspenfs.errors import FilesystemError, LeaseLostError
+from aspenfs.keys import Keys, range_end
+from aspenfs.metadata import Dentry, Inode, Times, encode_dentry, encode_inode, encode_times
+from aspenfs.nodes import Entry, Node
+from aspenfs.types import Ino
 from aspenkv.contract import (
     Add,
     Check,
@@ -25,14 +33,6 @@ from aspenkv.contract import (
     RangeEmpty,
     RevisionIs,
 )
-
-from aspenfs import limits
-from aspenfs.cache import Caches
-from aspenfs.errors import FilesystemError, LeaseLostError
-from aspenfs.keys import Keys, range_end
-from aspenfs.metadata import Dentry, Inode, Times, encode_dentry, encode_inode, encode_times
-from aspenfs.nodes import Entry, Node
-from aspenfs.types import Ino
 
 T = TypeVar("T")
 
@@ -130,7 +130,7 @@ class Transaction:
 
     def put_chunk(self, key: bytes, data: bytes | memoryview) -> None:
         """Write a whole chunk."""
-        self.ops.append(Put(key, data))  # type: ignore[arg-type]  # engines join, never keep
+        self.ops.append(Put(key, data))
         self.touched.append((key, None))
 
     def patch_chunk(
@@ -212,7 +212,7 @@ class Transactions:
     def _forget_ops(self, ops: Sequence[Op]) -> None:
         """Drop what a commit with an unknown outcome may have changed."""
         for op in ops:
-            if type(op) is DeleteRange:
+            if isinstance(op, DeleteRange):
                 self._caches.invalidate_range(op.start, op.end)
             else:
                 self._caches.invalidate_key(self._keys.inode_of_times(op.key))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import stat
 import uuid
 
-from aspenkv.contract import KeyValue
-
 from aspenfs import limits
 from aspenfs.errors import VolumeError
 from aspenfs.keys import Keys
@@ -22,6 +20,7 @@ from aspenfs.metadata import (
 from aspenfs.scans import records_below
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_SESSION, ROOT_INO, Context, StatFs
+from aspenkv.contract import KeyValue
 
 _ROOT_PERMISSIONS = 0o755
 _INODES_FREE = 2**48  # the numbers are 64 bits wide; what ends first is the space

@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable
 
 import trio
-from aspenkv.contract import Change, KeyValue
-from aspenkv.errors import ClosedError, WatchGapError
 
 from aspenfs import limits
 from aspenfs.cache import Caches
 from aspenfs.keys import Keys, ParsedKey
+from aspenkv.contract import Change, KeyValue
+from aspenkv.errors import ClosedError, WatchGapError
 
 log = logging.getLogger(__name__)
 

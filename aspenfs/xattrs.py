@@ -6,8 +6,6 @@ import errno
 import os
 from collections.abc import Callable
 
-from aspenkv.contract import KeyValue
-
 from aspenfs import acl, limits
 from aspenfs.errors import FilesystemError
 from aspenfs.inodes import Inodes
@@ -17,6 +15,7 @@ from aspenfs.nodes import Node
 from aspenfs.scans import records_below
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import Ino
+from aspenkv.contract import KeyValue
 
 _NAMESPACES = (b"user.", b"trusted.", b"security.")
 _ACL_NAMES = (acl.ACCESS_XATTR, acl.DEFAULT_XATTR)
