@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
 from typing import TypedDict
 
 from aspenfs import limits
 from aspenfs.errors import FilesystemError
-from aspenfs.keys import Keys, range_end
+from aspenfs.keys import Keys
 from aspenfs.metadata import Inode, Times, decode_inode, decode_times
+from aspenfs.scans import records_below
 from aspenfs.types import Ino
-from aspenkv.contract import KeyValue, Record
-from aspenkv.limits import SCAN_ENTRIES_MAX
+from aspenkv.contract import KeyValue
 
 
 class StoredKey(TypedDict):
@@ -60,11 +59,11 @@ async def describe_inode(kv: KeyValue, keys: Keys, ino: Ino) -> InodeDescription
         stored.append({"key": times_key, "revision": found_times.revision})
     prefix = keys.xattrs(ino)
     xattrs = {}
-    async for record in _records(kv, prefix, keys_only=False):
+    async for record in records_below(kv, prefix):
         xattrs[record.key[len(prefix) :]] = len(record.value)
         stored.append({"key": record.key, "revision": record.revision})
     chunk_count = 0
-    async for record in _records(kv, keys.chunks(ino), keys_only=True):
+    async for record in records_below(kv, keys.chunks(ino), keys_only=True):
         chunk_count += 1
         if chunk_count <= limits.INFO_CHUNKS_NAMED_MAX:
             stored.append({"key": record.key, "revision": record.revision})
@@ -78,23 +77,6 @@ async def describe_inode(kv: KeyValue, keys: Keys, ino: Ino) -> InodeDescription
         "xattrs": xattrs,
         "keys": stored,
     }
-
-
-async def _records(kv: KeyValue, prefix: bytes, *, keys_only: bool) -> AsyncIterator[Record]:
-    continuation: bytes | None = None
-    while True:
-        page = await kv.scan(
-            prefix,
-            range_end(prefix),
-            limit=SCAN_ENTRIES_MAX,
-            keys_only=keys_only,
-            continuation=continuation,
-        )
-        for record in page.records:
-            yield record
-        continuation = page.continuation
-        if continuation is None:
-            return
 
 
 def _readable(inode: Inode) -> dict[str, object]:

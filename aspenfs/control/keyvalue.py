@@ -173,7 +173,7 @@ def _encode_check(check: Check) -> tuple[bytes, int]:
 
 def _encode_op(op: Op) -> tuple[bytes, bytes | None]:
     if isinstance(op, Put) and not op.lease:
-        return op.key, op.value
+        return op.key, bytes(op.value)
     if isinstance(op, Delete):
         return op.key, None
     raise _not_offered(type(op).__name__)

@@ -1,0 +1,121 @@
+"""``aspenfs mount``."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import shlex
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from aspenfs.cli.background import mount_in_background
+from aspenfs.cli.configure import configure
+from aspenfs.cli.failures import failure_of
+from aspenfs.cli.help import Command
+from aspenfs.cli.logs import log_to_file, log_to_stderr
+from aspenfs.cli.output import displayed
+from aspenfs.cli.report import Reporter
+from aspenfs.config import ExitCode, MountConfig
+
+_PRIVATE_UMASK = 0o077
+
+
+@click.command(
+    "mount",
+    short_help="Mount, and return when it answers.",
+    cls=Command,
+    sections={
+        "Words for -o": (
+            "ro, rw, nonempty, data=DIR, volume=NAME, log_file=FILE",
+            "allow_other              let other users in (root's mounts always do)",
+            "dev, suid, exec, noatime, sync ... and their opposites, for the kernel",
+            "defaults, _netdev, nofail, auto, user, x-* ... do nothing here",
+        ),
+        "Examples": (
+            "aspenfs mount /mnt/aspen",
+            "aspenfs mount /mnt/photos --data /srv/photos --read-only",
+            "aspenfs mount ~/aspen -o noatime,nodev --foreground",
+        ),
+    },
+)
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the data lives [default: /var/lib/aspenfs for root, else "
+    "$XDG_DATA_HOME/aspenfs or ~/.local/share/aspenfs].",
+)
+@click.option(
+    "--volume", metavar="NAME", help="The volume in it, made if absent [default: default]."
+)
+@click.option("--read-only", is_flag=True, help="Forbid every change.")
+@click.option(
+    "-o", "options", multiple=True, metavar="OPTIONS", help="Mount options with commas between."
+)
+@click.option("-f", "--foreground", is_flag=True, help="Serve in this process until unmounted.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="[default: DIR/aspenfs.log; in the foreground, standard error]",
+)
+@click.option("--report-to", type=int, hidden=True)
+def command(
+    mountpoint: Path,
+    data_dir: Path | None,
+    volume: str | None,
+    read_only: bool,
+    options: tuple[str, ...],
+    foreground: bool,
+    log_file: Path | None,
+    report_to: int | None,
+) -> int:
+    """Mount a volume on MOUNTPOINT, and return when it answers."""
+    config = configure(
+        mountpoint,
+        options=options,
+        data_dir=data_dir,
+        volume=volume,
+        log_file=log_file,
+        read_only=read_only,
+    )
+    if foreground or report_to is not None:
+        return serve_mount(config, Reporter(report_to))
+    announce(mount_in_background(config))
+    return ExitCode.OK
+
+
+def announce(config: MountConfig) -> None:
+    """Say in four lines what is mounted and how to go on."""
+    access = ", read-only" if config.read_only else ""
+    click.echo(f"mounted  {displayed(config.mountpoint)}")
+    click.echo(f"data     {displayed(config.data_dir)} (volume {config.volume}{access})")
+    click.echo(f"log      {displayed(config.log_file or config.default_log_file)}")
+    click.echo(f"unmount  aspenfs umount {shlex.quote(displayed(config.mountpoint))}")
+
+
+def serve_mount(config: MountConfig, reporter: Reporter) -> int:
+    """Serve until unmounted, and report to whoever started this process."""
+    # Imported here: the command that only starts another process needs no FUSE and no database.
+    from aspenfs.mount.serving import serve  # noqa: PLC0415
+
+    os.umask(_PRIVATE_UMASK)  # the store's files are private; the kernel hands us users' umasks
+    os.chdir("/")  # keep no directory busy
+    log_to_stderr()
+    faulthandler.enable()
+
+    def on_locked() -> None:
+        if config.log_file is not None:
+            log_to_file(config.log_file)
+
+    try:
+        trio.run(partial(serve, config, on_locked=on_locked, on_ready=reporter.ready))
+    except Exception as error:
+        reporter.failed(failure_of(error))
+        raise
+    return ExitCode.OK

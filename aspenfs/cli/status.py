@@ -1,0 +1,93 @@
+"""``aspenfs status``."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from aspenfs.cli.help import Command
+from aspenfs.cli.output import displayed, print_fields, print_json, readable_bytes
+from aspenfs.cli.umount import find_mount
+from aspenfs.config import ExitCode
+from aspenfs.control import ControlCallError, ControlProtocolError, NotServedError, connect
+from aspenfs.mountpoint import Answer, MountEntry, probe, read_mounts
+
+Status = dict[str, Any]
+
+
+@click.command(
+    "status",
+    short_help="Show one mount or all.",
+    cls=Command,
+    sections={
+        "Examples": (
+            "aspenfs status",
+            "aspenfs status /mnt/aspen --json | jq '.[0].store.used_bytes'",
+        )
+    },
+)
+@click.argument("mountpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object a mount.")
+def command(mountpoint: Path | None, as_json: bool) -> int:
+    """Show the mount on MOUNTPOINT, or all that this machine has."""
+    if mountpoint is None:
+        entries = [entry for entry in read_mounts() if entry.is_aspenfs]
+    else:
+        entries = [find_mount(mountpoint)]
+    statuses = [trio.run(_status_of, entry) for entry in entries]
+    if as_json:
+        print_json(statuses)
+        return ExitCode.OK
+    if not statuses:
+        click.echo("nothing is mounted")
+    for number, status in enumerate(statuses):
+        if number:
+            click.echo()
+        print_fields(_rows(status))
+    return ExitCode.OK
+
+
+async def _status_of(entry: MountEntry) -> Status:
+    """Ask the mount, or say why it does not answer."""
+    known: Status = {"mountpoint": str(entry.mountpoint), "data": str(entry.data_dir)}
+    if entry.data_dir is None:
+        return {**known, "state": "of an unknown data directory"}
+    if await trio.to_thread.run_sync(probe, entry.mountpoint) is Answer.DEAD:
+        return {**known, "state": "dead: its process is gone; the next mount takes it away"}
+    try:
+        async with connect(entry.data_dir) as client:
+            return {**known, "state": "mounted", **await client.call("status")}
+    except PermissionError:
+        return {**known, "state": "mounted by another user"}
+    except (NotServedError, ControlProtocolError, ControlCallError) as error:
+        return {**known, "state": f"does not answer: {error}"}
+
+
+def _rows(status: Status) -> Iterator[tuple[str, object]]:
+    yield "mountpoint", displayed(status["mountpoint"])
+    yield "state", status["state"] + (", read-only" if status.get("read_only") else "")
+    yield "data", displayed(status["data"])
+    if "store" not in status:
+        return
+    store, statistics = status["store"], status["statistics"]
+    data, transactions = statistics["data"], statistics["transactions"]
+    yield "volume", f"{status['volume']} ({status['uuid']}, format {status['format_version']})"
+    yield "process", f"{status['pid']}, aspenfs {status['version']}"
+    yield "up for", datetime.timedelta(seconds=int(status["uptime_s"]))
+    yield "store", f"{store['engine']}, revision {store['revision']}"
+    used, available = store["used_bytes"], store["available_bytes"]
+    yield "space", f"{readable_bytes(used)} used, {readable_bytes(available)} available"
+    yield "open", f"{data['open_files']} files, {statistics['known_inodes']} inodes known"
+    yield "dirty", f"{readable_bytes(data['dirty_bytes'])} in {data['dirty_files']} files"
+    yield "commits", f"{transactions['commits']}, {transactions['conflicts']} conflicts"
+    for name, cache in statistics["caches"].items():
+        hits, misses = cache["hits"], cache["misses"]
+        share = f"{hits / (hits + misses):.0%}" if hits + misses else "-"
+        yield f"{name} cache", f"{share} hits of {hits + misses}, {cache['entries']} entries"
+    if status["bugs"]:
+        yield "bugs", f"{status['bugs']}: see the log, and report them"

@@ -1,0 +1,191 @@
+"""``aspenfs umount``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from pathlib import Path
+from typing import Final, Self
+
+import click
+import trio
+
+from aspenfs.cli.help import Command
+from aspenfs.cli.output import displayed
+from aspenfs.config import ExitCode
+from aspenfs.control import (
+    ControlCallError,
+    ControlProtocolError,
+    NotServedError,
+    connect,
+    serving_process,
+)
+from aspenfs.errors import StartupError
+from aspenfs.limits import FORCED_UNMOUNT_WAIT_S, UNMOUNT_WAIT_S
+from aspenfs.mountpoint import (
+    Answer,
+    MountEntry,
+    mount_at,
+    probe,
+    read_mounts,
+    resolve,
+    unmount,
+    unmount_by_force,
+)
+
+_MS_PER_S: Final = 1000
+
+
+@click.command(
+    "umount",
+    short_help="Unmount, when everything is written.",
+    cls=Command,
+    sections={
+        "Examples": (
+            "aspenfs umount /mnt/aspen",
+            "aspenfs umount --force /mnt/aspen",
+        )
+    },
+)
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--force", is_flag=True, help="Unmount although it is in use or hangs; see what it may cost."
+)
+def command(mountpoint: Path, force: bool) -> int:
+    """Unmount MOUNTPOINT, and return when everything is written and the data directory is free.
+
+    With --force whoever has something open there gets errors from then on. Data that a program has
+    written is kept as far as the serving process still works; changes to mapped files that the
+    kernel has not written back, and everything that a hanging process holds, are lost.
+    """
+    entry = find_mount(mountpoint)
+    if force:
+        _unmount_by_force(entry)
+    elif probe(entry.mountpoint) is Answer.DEAD:
+        unmount(entry.mountpoint, lazy=True)
+        click.echo(f"took away {displayed(entry.mountpoint)}: its process was gone")
+    else:
+        _unmount(entry)
+    return ExitCode.OK
+
+
+def find_mount(path: Path) -> MountEntry:
+    """Return the aspenfs mount on a path.
+
+    Raises:
+        StartupError: there is none.
+    """
+    mountpoint = resolve(path)
+    entry = mount_at(mountpoint)
+    if entry is None:
+        raise StartupError(
+            f"nothing is mounted on {mountpoint}: 'aspenfs status' lists the mounts",
+            ExitCode.NOT_MOUNTED,
+        )
+    if not entry.is_aspenfs:
+        raise StartupError(
+            f"{mountpoint} is a mount of type {entry.filesystem_type}, not of aspenfs: "
+            f"use 'umount {mountpoint}'",
+            ExitCode.NOT_MOUNTED,
+        )
+    return entry
+
+
+def _unmount(entry: MountEntry) -> None:
+    with _Server(entry) as server:
+        trio.run(_flush, entry)
+        unmount(entry.mountpoint)
+        elsewhere = _mounted_elsewhere(entry)
+        if elsewhere is not None:
+            click.echo(f"still mounted on {displayed(elsewhere)}")
+        elif not server.wait_for_end(UNMOUNT_WAIT_S):
+            raise StartupError(
+                f"{entry.mountpoint} is unmounted, but process {server.pid} still runs after "
+                f"{UNMOUNT_WAIT_S:.0f} s: the mount lives on in another mount namespace (such as a "
+                f"container), or its disk is slow; 'kill {server.pid}' ends it cleanly",
+                ExitCode.STILL_RUNNING,
+            )
+
+
+def _unmount_by_force(entry: MountEntry) -> None:
+    with _Server(entry) as server:
+        unmount_by_force(entry)
+        click.echo(
+            f"unmounted {displayed(entry.mountpoint)} by force: programs that had files open there "
+            f"get errors, and changes to mapped files may be lost"
+        )
+        if not server.wait_for_end(FORCED_UNMOUNT_WAIT_S):
+            raise StartupError(
+                f"process {server.pid} still holds {entry.data_dir} after "
+                f"{FORCED_UNMOUNT_WAIT_S:.0f} s: end it with 'kill -9 {server.pid}', which loses "
+                f"what it has not written",
+                ExitCode.STILL_RUNNING,
+            )
+
+
+async def _flush(entry: MountEntry) -> None:
+    """Have the mount write what is dirty while an error can still be told and the data kept.
+
+    Raises:
+        StartupError: it cannot.
+    """
+    if entry.data_dir is None:
+        return
+    try:
+        async with connect(entry.data_dir) as client:
+            await client.call("sync")
+    except (NotServedError, PermissionError):  # not ours to ask; the process writes it at its end
+        return
+    except (ControlCallError, ControlProtocolError) as error:
+        raise StartupError(
+            f"{entry.mountpoint} stays mounted, since what is dirty cannot be written ({error}): "
+            f"cure that, or give it up with 'aspenfs umount --force {entry.mountpoint}'",
+            ExitCode.FAILURE,
+        ) from None
+
+
+def _mounted_elsewhere(entry: MountEntry) -> Path | None:
+    """Return another place where the same mount is seen, such as a bind mount."""
+    same = (other.mountpoint for other in read_mounts() if other.device == entry.device)
+    return next(same, None)
+
+
+class _Server:
+    """The process that serves a mount, held by a descriptor so that its pid cannot be another's."""
+
+    def __init__(self, entry: MountEntry) -> None:
+        self.pid = _serving_pid(entry)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                self._descriptor = os.pidfd_open(self.pid)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def wait_for_end(self, timeout_s: float) -> bool:
+        """Return whether the process has ended, waiting up to ``timeout_s`` seconds for it."""
+        if self._descriptor is None:
+            return True
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(timeout_s * _MS_PER_S))
+
+
+def _serving_pid(entry: MountEntry) -> int | None:
+    data_dir = entry.data_dir
+    if data_dir is None:
+        return None
+    rivals = (other for other in read_mounts() if other.data_dir == data_dir)
+    if any(other.device != entry.device for other in rivals):
+        # One of them is dead, and the process may well be the other's.
+        return None
+    try:
+        return serving_process(data_dir)
+    except PermissionError:
+        return None

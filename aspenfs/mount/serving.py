@@ -1,0 +1,132 @@
+"""One mount from its first check to its last flush.
+
+The parts of a mount end in the reverse of the order in which :func:`serve` makes them: first the
+kernel lets go of it, then everything dirty is written and synced, then the data directory is free.
+Whoever waits for this process to end can use the directory at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pyfuse3
+import trio
+
+from aspenfs import limits
+from aspenfs.config import MountConfig
+from aspenfs.control import open_control, serve_control
+from aspenfs.errors import AspenError, StartupError
+from aspenfs.filesystem import SYSTEM_CLOCK, Filesystem, open_filesystem
+from aspenfs.mount.control_calls import Served, mount_handlers
+from aspenfs.mount.fuse import fuse_session, raise_readahead
+from aspenfs.mount.storage import open_storage
+from aspenfs.mountpoint import MountEntry, check_fuse, prepare_mountpoint, unmount
+from aspenfs.operations import Operations
+from aspenkv.embedded import open_embedded
+from aspenkv.errors import AspenKvError
+
+log = logging.getLogger(__name__)
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class _AnsweringOperations(Operations):
+    """Operations that tell when the kernel has made contact: from then on the mount answers."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        super().__init__(
+            filesystem,
+            entry_timeout_s=limits.KERNEL_ENTRY_TIMEOUT_S,
+            attr_timeout_s=limits.KERNEL_ATTR_TIMEOUT_S,
+        )
+        self.contacted = trio.Event()
+
+    def init(self) -> None:
+        super().init()
+        self.contacted.set()
+
+
+async def serve(
+    config: MountConfig, *, on_locked: Callable[[], None], on_ready: Callable[[], None]
+) -> None:
+    """Mount, and serve until somebody unmounts or a signal says to stop.
+
+    SIGTERM, SIGINT and SIGHUP unmount; a signal that comes before the mount is up is obeyed when it
+    is. Everything written is on stable storage when this returns.
+
+    Args:
+        config: what to mount.
+        on_locked: called once the data directory belongs to this process.
+        on_ready: called once the mount answers.
+
+    Raises:
+        StartupError: it cannot be mounted; nothing stays mounted.
+        AspenError, AspenKvError: it failed while running.
+    """
+    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+        check_fuse(config)
+        if prepare_mountpoint(config):
+            log.info("took away the dead mount that a crash left on %s", config.mountpoint)
+        async with AsyncExitStack() as stack:
+            engine = await stack.enter_async_context(
+                open_storage(config.data_dir, create=not config.read_only)
+            )
+            on_locked()
+            listener = await stack.enter_async_context(open_control(config.data_dir))
+            service = await stack.enter_async_context(open_embedded(engine))
+            filesystem = await stack.enter_async_context(
+                open_filesystem(service.connect(), volume=config.volume, read_only=config.read_only)
+            )
+            operations = _AnsweringOperations(filesystem)
+            entry = stack.enter_context(fuse_session(operations, config))
+            served = Served(
+                config,
+                filesystem,
+                SYSTEM_CLOCK,
+                SYSTEM_CLOCK.monotonic(),
+                lambda: operations.bug_count,
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(operations.run)
+                nursery.start_soon(
+                    serve_control, listener, lambda: mount_handlers(served, service.connect)
+                )
+                nursery.start_soon(_announce, operations.contacted, entry, on_ready)
+                nursery.start_soon(_stop_on_signal, signals, filesystem, entry)
+                await pyfuse3.main(limits.FUSE_IDLE_TASKS_MAX, limits.FUSE_TASKS_MAX)
+                nursery.cancel_scope.cancel()
+            log.info("unmounted %s; writing what is left", config.mountpoint)
+            await filesystem.sync()
+
+
+async def _announce(contacted: trio.Event, entry: MountEntry, on_ready: Callable[[], None]) -> None:
+    await contacted.wait()
+    # The answer to FUSE_INIT went out in the same step that set the event.
+    raise_readahead(entry)
+    log.info("mounted %s from %s", entry.mountpoint, entry.source)
+    on_ready()
+
+
+async def _stop_on_signal(
+    signals: AsyncIterator[int], filesystem: Filesystem, entry: MountEntry
+) -> None:
+    """Unmount at the first signal. That ends the session, and with it this task."""
+    number = await anext(signals)
+    log.info("%s: unmounting %s", signal.Signals(number).name, entry.mountpoint)
+    try:
+        await filesystem.sync()
+    except (AspenError, AspenKvError) as error:
+        log.warning("what is dirty cannot be written: %s", error)
+    try:
+        # In a thread: the kernel may write back mapped pages first, through this very process.
+        await trio.to_thread.run_sync(unmount, entry.mountpoint)
+        # The session ends by itself, unless another mount namespace still has the mount.
+        with trio.move_on_after(limits.LINGERING_MOUNT_S):
+            await trio.sleep_forever()
+        log.warning("%s is mounted elsewhere too; ending it there", entry.mountpoint)
+    except (StartupError, OSError) as error:
+        log.warning("ending the mount all the same: %s", error)
+    pyfuse3.terminate()
