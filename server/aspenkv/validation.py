@@ -134,14 +134,14 @@ def check_commit(checks: Sequence[Check], ops: Sequence[Op]) -> CommitShape:
     size_bytes = 0
     names_lease = False
     for check in checks:
-        size_bytes += _checker(check)(check)
+        size_bytes += _checker(_OF_CHECKS, check)(check)
     for op in ops:
         if isinstance(op, Put):  # most operations; worth a branch of its own
             size_bytes += _put_bytes(op)
             if op.lease != NO_LEASE:
                 names_lease = True
         else:
-            size_bytes += _checker(op)(op)
+            size_bytes += _checker(_OF_OPS, op)(op)
     if size_bytes > COMMIT_BYTES_MAX:
         raise CommitTooLargeError(f"a commit of {size_bytes} bytes: use at most {COMMIT_BYTES_MAX}")
     return CommitShape(size_bytes, names_lease)
@@ -181,9 +181,11 @@ def _range_bytes(part: RangeEmpty | DeleteRange) -> int:
     return check_range(part.start, part.end)
 
 
-_CHECKERS: Final[dict[type, Callable[[Any], int]]] = {
-    RevisionIs: _key_bytes,
-    RangeEmpty: _range_bytes,
+_Checker = Callable[[Any], int]
+
+_OF_CHECKS: Final[dict[type, _Checker]] = {RevisionIs: _key_bytes, RangeEmpty: _range_bytes}
+
+_OF_OPS: Final[dict[type, _Checker]] = {
     Put: _put_bytes,
     Delete: _key_bytes,
     DeleteRange: _range_bytes,
@@ -192,8 +194,11 @@ _CHECKERS: Final[dict[type, Callable[[Any], int]]] = {
 }
 
 
-def _checker(part: object) -> Callable[[Any], int]:
-    checker = _CHECKERS.get(type(part))
+def _checker(kinds: dict[type, _Checker], part: object) -> _Checker:
+    checker = kinds.get(type(part))
     if checker is None:
-        raise InvalidRequestError(f"{type(part).__name__} is neither a check nor an operation")
+        raise InvalidRequestError(
+            f"{type(part).__name__} stands where one of "
+            f"{', '.join(kind.__name__ for kind in kinds)} must"
+        )
     return checker

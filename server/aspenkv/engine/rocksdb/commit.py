@@ -177,7 +177,8 @@ class CommitBuilder:
 
     def _keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
         """Return the first keys of a range as the database holds them."""
-        rows = self._db.iter(self._read_options(USER + end))
+        options = self._read_options(USER + end)
+        rows = self._db.iter(options)
         rows.seek(USER + start)
         keys: list[bytes] = []
         while rows.valid() and len(keys) < limit:

@@ -200,7 +200,8 @@ class RocksdbEngine:
         self, start: bytes, end: bytes, limit: int, keys_only: bool, reverse: bool, *, inline: bool
     ) -> ScanPage:
         snapshot = self._db.snapshot()
-        rows = snapshot.iter(_inline_range(end) if inline else range_read_options(end))
+        options = _inline_range(end) if inline else range_read_options(end)
+        rows = snapshot.iter(options)
         if reverse:
             rows.seek_to_last()
         else:
@@ -254,7 +255,8 @@ class RocksdbEngine:
 
     def _server_records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         first = SERVER + prefix
-        rows = self._db.iter(range_read_options(prefix_end(first)))
+        options = range_read_options(prefix_end(first))
+        rows = self._db.iter(options)
         rows.seek(first)
         records: list[tuple[bytes, bytes]] = []
         while rows.valid():

@@ -65,7 +65,8 @@ def write_options(*, wait: bool) -> WriteOptions:
 def range_read_options(end: bytes, skips_max: int = 0) -> ReadOptions:
     """Return the options to iterate below ``end``.
 
-    A lower bound is for the caller to check: rocksdict 0.3.29 takes it for an upper one.
+    Hold on to them until the iterator is gone: it points into them, and rocksdict 0.3.29 does not
+    keep them. A lower bound is for the caller to check: rocksdict takes it for an upper one.
 
     Args:
         end: the key behind the last.
