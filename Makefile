@@ -12,12 +12,6 @@ BIN := $(VENV)/bin
 # What `make test` hands to pytest, `make bench` to the benchmark, `make mount` to aspenfs.
 ARGS ?=
 
-PURE := aspenfs/acl.py,aspenfs/chunks.py,aspenfs/errors.py,aspenfs/handles.py,aspenfs/keys.py,aspenfs/limits.py
-PURE := $(PURE),aspenfs/metadata.py,aspenfs/nodes.py,aspenfs/types.py
-PURE := $(PURE),server/aspenkv/contract.py,server/aspenkv/errors.py,server/aspenkv/limits.py
-COVERAGE_PURE_PERCENT := 100
-COVERAGE_PERCENT := 90
-
 .PHONY: help
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -83,7 +77,7 @@ test: $(VENV)/.dev ## Run all tests, and check their coverage
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine --quiet
-	@scripts/check-coverage "$(PURE)" $(COVERAGE_PURE_PERCENT) $(COVERAGE_PERCENT)
+	@$(BIN)/python scripts/check_coverage.py
 
 .PHONY: test-fast
 test-fast: $(VENV)/.dev ## Run the tests that need neither a mount nor patience
