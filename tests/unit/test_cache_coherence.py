@@ -164,9 +164,8 @@ class Coherence(RuleBasedStateMachine):
                 assert self.cache.get(key) in (None, self.now(key).value)
 
     @invariant()
-    def the_index_fits_the_entries(self) -> None:
+    def the_bytes_are_those_of_the_entries(self) -> None:
         entries = self.cache._entries
-        assert self.cache._sorted_keys == sorted(entries)
         assert self.cache.statistics().bytes == sum(len(entries[key].value) for key in entries)
         assert self.cache.statistics().bytes <= 40
 

@@ -65,6 +65,7 @@ def test_an_inode_is_known_until_each_lookup_is_forgotten() -> None:
     for _ in range(3):
         counts.increment(Ino(5))
     assert Ino(5) in counts
+    assert list(counts) == [5]
     assert not counts.forget(Ino(5), 2)
     assert len(counts) == 1
     assert counts.forget(Ino(5), 1)
