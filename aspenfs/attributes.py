@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aspenfs import acl
 from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys
-from aspenfs.metadata import Inode, Times, clamp_ns
+from aspenfs.metadata import Inode, Times, clamp_ns, without_set_id
 from aspenfs.nodes import Node
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import AttributeChanges, Ino
@@ -70,9 +70,7 @@ def _changed(inode: Inode, changes: AttributeChanges) -> Inode:
     if changes.mode is not None:
         mode = stat.S_IFMT(mode) | (changes.mode & _PERMISSION_BITS)
     elif (changes.uid is not None or changes.gid is not None) and not stat.S_ISDIR(mode):
-        mode &= ~stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            mode &= ~stat.S_ISGID
+        mode = without_set_id(mode)
     return inode._replace(
         mode=mode,
         uid=inode.uid if changes.uid is None else changes.uid,

@@ -13,7 +13,6 @@ Pure and synchronous: no method awaits, so no other task sees a cache half chang
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,7 +150,6 @@ class TtlCache(Generic[V]):
         self._size_of = size_of
         self._live = False
         self._entries: LRUCache[bytes, _Entry[V]] = LRUCache(entries_max)
-        self._sorted_keys: list[bytes] = []  # of _entries, so that a range costs what it holds
         self._bytes = 0
         self._sequence = 0  # counts events and stores; an order, not a time
         self._events = _EventRecord()
@@ -229,11 +227,9 @@ class TtlCache(Generic[V]):
         """Drop every key in ``[start, end)``, all of which changed in the commit ``revision``."""
         self._sequence += 1
         self._events.add_range(start, end, self._sequence, revision)
-        first = bisect_left(self._sorted_keys, start)
-        last = bisect_left(self._sorted_keys, end, lo=first)
-        for key in self._sorted_keys[first:last]:
+        # Ranges change seldom and entries all the time: a walk here is cheaper than an order there.
+        for key in [key for key in self._entries if start <= key < end]:
             self._bytes -= self._entries.pop(key).size_bytes
-        del self._sorted_keys[first:last]
 
     def clear(self, revision: int = _UNKNOWN_REVISION) -> None:
         """Drop everything, fills under way included.
@@ -245,7 +241,6 @@ class TtlCache(Generic[V]):
         self._sequence += 1
         self._events.forget_before(self._sequence, revision)
         self._entries.clear()
-        self._sorted_keys.clear()
         self._bytes = 0
 
     def set_live(self, live: bool) -> None:
@@ -267,10 +262,8 @@ class TtlCache(Generic[V]):
             return
         if cached is not None:
             self._bytes -= cached.size_bytes
-        else:
-            if len(self._entries) >= self._entries_max:
-                self._remove_oldest()
-            insort(self._sorted_keys, key)
+        elif len(self._entries) >= self._entries_max:
+            self._remove_oldest()
         self._entries[key] = _Entry(value, revision, self._clock(), self._sequence, size_bytes)
         self._bytes += size_bytes
         while self._bytes_max is not None and self._bytes > self._bytes_max:
@@ -278,13 +271,10 @@ class TtlCache(Generic[V]):
 
     def _remove(self, key: bytes) -> None:
         if key in self._entries:
-            self._forget(key, self._entries.pop(key))
+            self._bytes -= self._entries.pop(key).size_bytes
 
     def _remove_oldest(self) -> None:
-        self._forget(*self._entries.popitem())
-
-    def _forget(self, key: bytes, entry: _Entry[V]) -> None:
-        del self._sorted_keys[bisect_left(self._sorted_keys, key)]
+        _, entry = self._entries.popitem()
         self._bytes -= entry.size_bytes
 
 

@@ -30,6 +30,7 @@ from aspenfs.extents import Buffer, Extents, overlay
 from aspenfs.file_content import FileContent
 from aspenfs.handles import HandleTable
 from aspenfs.inodes import Inodes
+from aspenfs.metadata import without_set_id
 from aspenfs.nodes import Node
 from aspenfs.types import Attributes, FileHandle, Ino
 from aspenkv.contract import KeyValue
@@ -64,6 +65,7 @@ class _File:
         "batch",
         "dirty",
         "dirty_since_s",
+        "drops_set_id",
         "error",
         "flush_scheduled",
         "ino",
@@ -80,6 +82,7 @@ class _File:
         self.appended = bytearray()
         self.appended_at = 0  # where the appended bytes are if no one else appends
         self.batch: _Batch | None = None
+        self.drops_set_id = False  # the next commit does
         self.mtime_ns = 0
         self.dirty_since_s = 0.0
         self.error: Exception | None = None
@@ -147,6 +150,7 @@ class _Handle(NamedTuple):
     readable: bool
     writable: bool
     appends: bool
+    drops_set_id: bool
     readahead: Readahead
 
 
@@ -195,8 +199,8 @@ class Data:
         """Return whether any handle of this mount has the inode open."""
         return ino in self._files
 
-    def open(self, ino: Ino, flags: int) -> FileHandle:
-        """Make a handle for an inode that exists."""
+    def open(self, ino: Ino, flags: int, *, drops_set_id: bool = False) -> FileHandle:
+        """Make a handle for an inode that exists; see Filesystem.open for ``drops_set_id``."""
         file = self._files.get(ino)
         if file is None:
             file = self._files[ino] = _File(ino)
@@ -207,6 +211,7 @@ class Data:
             access in (os.O_RDONLY, os.O_RDWR),
             access in (os.O_WRONLY, os.O_RDWR),
             bool(flags & os.O_APPEND),
+            drops_set_id,
             Readahead(),
         )
         return FileHandle(self._handles.add(handle))
@@ -246,7 +251,9 @@ class Data:
         if file is None or not file.is_dirty:
             return attributes
         size = max(attributes.size, file.end)
+        mode = without_set_id(attributes.mode) if file.drops_set_id else attributes.mode
         return attributes._replace(
+            mode=mode,
             size=size,
             allocated_bytes=attributes.allocated_bytes + size - attributes.size,
             mtime_ns=file.mtime_ns,
@@ -309,9 +316,10 @@ class Data:
             raise FilesystemError(errno.EINVAL)
         if offset + len(data) > limits.FILE_BYTES_MAX:
             raise FilesystemError(errno.EFBIG)
-        file = handle.file
         if not data:
             return 0
+        file = handle.file
+        file.drops_set_id |= handle.drops_set_id
         view = memoryview(data)
         for start in range(0, len(data), limits.COMMIT_DATA_BYTES_MAX):
             piece = (
@@ -384,28 +392,39 @@ class Data:
 
     async def _commit(self, file: _File, *, whole_chunks: bool = False) -> None:
         """Commit dirty bytes until none wait; with ``whole_chunks`` unfinished chunks may."""
-        async with file.lock:
+        await _acquire(file.lock)
+        try:
             while file.take(whole_chunks=whole_chunks):
-                batch = file.batch
-                assert batch is not None, "take() makes the batch"
-                size = batch.extents.byte_count + len(batch.appended)
-                try:
-                    await self._content.write(
-                        file.ino, list(batch.extents), batch.appended, file.mtime_ns
-                    )
-                except FilesystemError as error:
-                    if error.errno not in (errno.ESTALE, errno.EFBIG, errno.EROFS):
-                        self._put_back(file, batch, size)
-                        raise
-                    file.batch = None  # no retry can store these bytes
-                    self._account(file, size)
-                    raise
-                except BaseException:
-                    self._put_back(file, batch, size)
-                    raise
-                file.batch = None
-                self._account(file, size)
+                await self._commit_batch(file)
             self._forget_if_clean(file)
+        finally:
+            file.lock.release()
+
+    async def _commit_batch(self, file: _File) -> None:
+        batch = file.batch
+        assert batch is not None, "take() makes the batch"
+        size = batch.extents.byte_count + len(batch.appended)
+        try:
+            await self._content.write(
+                file.ino,
+                list(batch.extents),
+                batch.appended,
+                file.mtime_ns,
+                drops_set_id=file.drops_set_id,
+            )
+        except FilesystemError as error:
+            if error.errno not in {errno.ESTALE, errno.EFBIG, errno.EROFS}:
+                self._put_back(file, batch, size)
+                raise
+            file.batch = None  # no retry can store these bytes
+            self._account(file, size)
+            raise
+        except BaseException:
+            self._put_back(file, batch, size)
+            raise
+        file.batch = None
+        file.drops_set_id &= file.is_dirty
+        self._account(file, size)
 
     def _put_back(self, file: _File, batch: _Batch, size: int) -> None:
         before = file.waiting_bytes
@@ -454,10 +473,13 @@ class Data:
         while True:
             if file.is_dirty:
                 await self._commit(file)
-            async with file.lock:
+            await _acquire(file.lock)
+            try:
                 if not file.is_dirty:
                     await self._content.truncate(ino, size, self._now_ns())
                     return
+            finally:
+                file.lock.release()
 
     async def flush_all(self) -> None:
         """Commit everything dirty; raises the first error after having tried every file."""
@@ -489,6 +511,14 @@ class Data:
         return DataStatistics(
             self._dirty_bytes, len(self._dirty_files), len(self._files), self._failures
         )
+
+
+async def _acquire(lock: trio.Lock) -> None:
+    """Take a lock; a free one without giving way to other tasks, which would cost more."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
 
 
 def _within(data: Buffer, at: int, start: int, end: int) -> list[tuple[int, bytes]]:

@@ -17,7 +17,7 @@ from aspenfs.errors import FilesystemError
 from aspenfs.extents import Buffer
 from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys
-from aspenfs.metadata import Inode, Times
+from aspenfs.metadata import Inode, Times, without_set_id
 from aspenfs.nodes import Node
 from aspenfs.session import Session
 from aspenfs.txn import Transaction, Transactions
@@ -39,11 +39,18 @@ class FileContent:
         self._session = session
 
     async def write(
-        self, ino: Ino, extents: list[tuple[int, Buffer]], appended: bytes, mtime_ns: int
+        self,
+        ino: Ino,
+        extents: list[tuple[int, Buffer]],
+        appended: bytes,
+        mtime_ns: int,
+        *,
+        drops_set_id: bool = False,
     ) -> None:
         """Write extents, and ``appended`` after all that the file holds then, in one commit.
 
-        Together at most COMMIT_DATA_BYTES_MAX bytes.
+        Together at most COMMIT_DATA_BYTES_MAX bytes. ``drops_set_id`` also clears set-user-ID, and
+        set-group-ID where the group may execute.
 
         Raises:
             FilesystemError: ESTALE, the file is gone; EFBIG.
@@ -69,6 +76,8 @@ class FileContent:
                 touched = self._write_chunks(txn, ino, inode.inline or b"", parts)
                 allocated = await self._allocated_after(ino, inode, touched, size)
                 changed = inode._replace(inline=None, size=size, allocated_bytes=allocated)
+            if drops_set_id:
+                changed = changed._replace(mode=without_set_id(changed.mode))
             self._finish(txn, ino, node, changed, Times(mtime_ns, mtime_ns))
 
         await self._transactions.run(attempt)
@@ -77,7 +86,8 @@ class FileContent:
         """Set the size; bytes beyond are gone, new ones read as zeros. Costs by what is allocated.
 
         Raises:
-            FilesystemError: ESTALE, the file is gone; EFBIG; EINVAL, a negative size or not a file.
+            FilesystemError: ESTALE, the file is gone; EFBIG; EISDIR; EINVAL, a negative size, or
+                neither a file nor a directory.
         """
         if size < 0:
             raise FilesystemError(errno.EINVAL)
@@ -87,6 +97,8 @@ class FileContent:
         async def attempt(txn: Transaction) -> None:
             node = await self._inodes.require(ino)
             inode = node.inode
+            if inode.is_directory:
+                raise FilesystemError(errno.EISDIR)
             if not inode.is_regular:
                 raise FilesystemError(errno.EINVAL)
             if inode.inline is not None:

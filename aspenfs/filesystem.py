@@ -287,8 +287,11 @@ class Filesystem:
 
     # --- files ----------------------------------------------------------------------------------
 
-    async def open(self, ino: Ino, flags: int) -> FileHandle:
+    async def open(self, ino: Ino, flags: int, *, drops_set_id: bool = False) -> FileHandle:
         """Open a file; O_TRUNC cuts it, O_APPEND makes each write go to its end.
+
+        ``drops_set_id``: writes clear set-user-ID and an effective set-group-ID, as write(2) of an
+        unprivileged process does; for a caller whose kernel leaves that to us.
 
         Raises:
             FilesystemError: ESTALE, EISDIR, ELOOP (a symlink), EROFS.
@@ -298,7 +301,7 @@ class Filesystem:
             raise FilesystemError(errno.EISDIR)
         if node.inode.target is not None:
             raise FilesystemError(errno.ELOOP)
-        fh = self._data.open(ino, flags)
+        fh = self._data.open(ino, flags, drops_set_id=drops_set_id)
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
             try:
                 await self._data.truncate(ino, 0)
@@ -308,9 +311,18 @@ class Filesystem:
         return fh
 
     async def create(
-        self, parent: Ino, name: bytes, mode: int, flags: int, ctx: Context
+        self,
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        flags: int,
+        ctx: Context,
+        *,
+        drops_set_id: bool = False,
     ) -> tuple[FileHandle, Attributes]:
         """Make a file and open it, or open the one that has the name. One lookup more to forget.
+
+        See :meth:`open` for ``drops_set_id``.
 
         Raises:
             FilesystemError: EEXIST (with O_EXCL), ENAMETOOLONG, ENOENT, and those of open.
@@ -323,10 +335,11 @@ class Filesystem:
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:
                     raise
             else:
-                return self._data.open(found.ino, flags), self._known(found)
+                fh = self._data.open(found.ino, flags, drops_set_id=drops_set_id)
+                return fh, self._known(found)
             existing = await self._namespace.lookup(parent, name)
             if existing is not None:
-                fh = await self.open(existing.ino, flags)
+                fh = await self.open(existing.ino, flags, drops_set_id=drops_set_id)
                 self._lookup_counts.increment(existing.ino)
                 return fh, await self.getattr(existing.ino)
         raise FilesystemError(errno.EBUSY, "others keep making and removing the name")

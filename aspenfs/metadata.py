@@ -319,6 +319,15 @@ def decode_counter(key: bytes, value: bytes) -> int:
     return total
 
 
+def without_set_id(mode: int) -> int:
+    """Return a mode without set-user-ID, and without set-group-ID where the group may execute.
+
+    Without that execute bit set-group-ID asks for mandatory locking and stays: see
+    setattr_should_drop_suidgid in fs/attr.c of Linux.
+    """
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
 def clamp_ns(time_ns: int) -> int:
     """Return the nearest time that a record can hold."""
     return min(max(time_ns, _TIMES_NS_MIN), _TIMES_NS_MAX)

@@ -190,14 +190,14 @@ class Namespace:
         async def attempt(txn: Transaction) -> Found:
             node = await self._inodes.require(ino)
             above = await self._directory(parent)
+            if (await self._inodes.entry(parent, name)).dentry is not None:
+                raise FilesystemError(errno.EEXIST)
             if node.inode.is_directory:
                 raise FilesystemError(errno.EPERM)
             if node.inode.nlink == 0:
                 raise FilesystemError(errno.ENOENT)
             if node.inode.nlink >= limits.NLINK_MAX:
                 raise FilesystemError(errno.EMLINK)
-            if (await self._inodes.entry(parent, name)).dentry is not None:
-                raise FilesystemError(errno.EEXIST)
             now_ns = self._now_ns()
             inode = node.inode._replace(nlink=node.inode.nlink + 1)
             times = Times(node.times.mtime_ns, now_ns)

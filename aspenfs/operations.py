@@ -10,6 +10,9 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
+import platform
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
@@ -225,8 +228,9 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """See Filesystem.open. The kernel keeps its pages: whoever else writes is told to it."""
-        del ctx
-        return pyfuse3.FileInfo(fh=await self._fs.open(Ino(inode), flags), keep_cache=True)
+        direct = _is_direct(flags)
+        fh = await self._fs.open(Ino(inode), flags, drops_set_id=direct and ctx.uid != 0)
+        return pyfuse3.FileInfo(fh=fh, keep_cache=True, direct_io=direct)
 
     @_handler
     async def create(
@@ -238,8 +242,16 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         """See Filesystem.create."""
-        fh, made = await self._fs.create(Ino(parent_inode), name, mode, flags, _context(ctx))
-        return pyfuse3.FileInfo(fh=fh, keep_cache=True), self._entry(made)
+        direct = _is_direct(flags)
+        fh, made = await self._fs.create(
+            Ino(parent_inode),
+            name,
+            mode,
+            flags,
+            _context(ctx),
+            drops_set_id=direct and ctx.uid != 0,
+        )
+        return pyfuse3.FileInfo(fh=fh, keep_cache=True, direct_io=direct), self._entry(made)
 
     @_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -377,6 +389,24 @@ class Operations(pyfuse3.Operations):
                 await trio.to_thread.run_sync(_invalidate_all, stale)
         finally:
             self._fs.listen(None)
+
+
+def _is_direct(flags: int) -> bool:
+    """Return whether a handle bypasses the kernel's page cache.
+
+    A write-only handle does: nothing can be read or mapped through it, so its writes need no second
+    copy in the page cache, nor the question for security.capability that the kernel asks before
+    each cached write. What it skips with that, clearing the set-ID bits, the filesystem does.
+    Kernels before 6.6 leave stale pages behind a direct write (fuse_direct_io in fs/fuse/file.c).
+    """
+    return _DIRECT_WRITES_ARE_COHERENT and flags & os.O_ACCMODE == os.O_WRONLY
+
+
+def _kernel_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", platform.release())[:2])
+
+
+_DIRECT_WRITES_ARE_COHERENT = _kernel_version() >= (6, 6)
 
 
 def _context(ctx: pyfuse3.RequestContext) -> Context:

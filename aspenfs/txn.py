@@ -227,13 +227,12 @@ class Transactions:
                 self._caches.invalidate_range(start, end)
         for ino, inode in txn.inodes.items():
             key = keys.inode(ino)
-            node = meta.get(key)
             times = txn.times.get(ino)
             if inode is None:
                 meta.invalidate(key)
             elif times is not None:
                 meta.put(key, Node(inode, revision, times, revision), revision)
-            elif type(node) is Node:
+            elif type(node := meta.get(key)) is Node:
                 meta.put(key, node._replace(inode=inode, revision=revision), revision)
         for ino, times in txn.times.items():
             if ino not in txn.inodes:
