@@ -243,3 +243,13 @@ def test_a_clamped_time_fits_a_record(time_ns: int) -> None:
     assert metadata.decode_times(KEY, record) == Times(clamped, clamped)
     if -(2**63) * 10**9 <= time_ns < 2**63 * 10**9:
         assert clamped == time_ns
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [(0o755, 0o755), (0o6755, 0o755), (0o6745, 0o2745), (0o1755, 0o1755), (0o4644, 0o644)],
+)
+def test_set_id_bits_are_cleared_except_where_they_mean_mandatory_locks(
+    mode: int, expected: int
+) -> None:
+    assert metadata.without_set_id(stat.S_IFREG | mode) == stat.S_IFREG | expected
