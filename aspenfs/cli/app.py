@@ -13,6 +13,7 @@ import click
 
 from aspenfs.cli.failures import failure_of
 from aspenfs.cli.help import Group
+from aspenfs.cli.output import displayed
 from aspenfs.config import ExitCode, aspenfs_version
 
 # Modules are imported when their command is used: unmounting needs no database and no FUSE library.
@@ -79,6 +80,6 @@ def run_command(command: click.Command, arguments: Sequence[str] | None) -> int:
         failure = failure_of(error)
         if failure.is_bug and os.environ.get("ASPENFS_DEBUG"):
             traceback.print_exc()
-        click.echo(f"aspenfs: {failure.line}", err=True)
+        click.echo(f"aspenfs: {displayed(failure.line)}", err=True)
         return failure.exit_code
     return outcome if isinstance(outcome, int) else ExitCode.OK

@@ -61,10 +61,23 @@ def configure(
 
 
 def chosen_data_dir(data_dir: Path | None) -> Path:
-    """Return the data directory that was named, or this user's own; absolute, free of links."""
+    """Return the data directory that was named, or this user's own; absolute, free of links.
+
+    Raises:
+        StartupError: its name is none that the store can open.
+    """
     if data_dir is None:
         data_dir = default_data_dir(os.environ, privileged=os.geteuid() == 0)
-    return data_dir.resolve()
+    data_dir = data_dir.resolve()
+    try:
+        str(data_dir).encode()
+    except UnicodeEncodeError:
+        raise StartupError(
+            f"data directory {data_dir} cannot be opened by the store, which knows UTF-8 names "
+            f"only: name another with --data DIR",
+            ExitCode.USAGE,
+        ) from None
+    return data_dir
 
 
 def _checked_volume(volume: str) -> str:

@@ -39,7 +39,7 @@ _MOUNT_STATUS: Final = {
     },
 )
 @click.argument("source")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options.")
 @click.option("-s", "sloppy", is_flag=True, help="Leave out unknown options.")
 @click.option("-f", "fake", is_flag=True, help="Do everything but mount.")

@@ -33,7 +33,7 @@ _NS_PER_S: Final = 1_000_000_000
         )
     },
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(path: Path, as_json: bool) -> int:
     """Show what the store holds of the file at PATH: inode, times, chunks, attributes, keys."""

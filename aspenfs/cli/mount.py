@@ -41,11 +41,11 @@ _PRIVATE_UMASK = 0o077
         ),
     },
 )
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)
 @click.option(
     "--data",
     "data_dir",
-    type=click.Path(path_type=Path),
+    type=Path,
     metavar="DIR",
     help="Where the data lives [default: /var/lib/aspenfs for root, else "
     "$XDG_DATA_HOME/aspenfs or ~/.local/share/aspenfs].",
@@ -60,7 +60,7 @@ _PRIVATE_UMASK = 0o077
 @click.option("-f", "--foreground", is_flag=True, help="Serve in this process until unmounted.")
 @click.option(
     "--log-file",
-    type=click.Path(path_type=Path),
+    type=Path,
     metavar="FILE",
     help="[default: DIR/aspenfs.log; in the foreground, standard error]",
 )

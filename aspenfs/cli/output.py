@@ -18,12 +18,18 @@ from rich.text import Text
 
 _UNBOUNDED_COLUMNS: Final = 100_000
 _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(\\))")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NOT_PLAIN: Final = re.compile(rb"[^ -~]|\\")
 
 
-def displayed(path: str | Path) -> str:
-    r"""Return a path for the screen: what is no UTF-8 in it is shown as ``\xNN``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def displayed(text: str | Path) -> str:
+    r"""Return a path, or a line with paths in it, for the screen.
+
+    What is no UTF-8 in it and what steers a terminal or would begin a new line is shown as
+    ``\xNN``.
+    """
+    decoded = os.fsencode(text).decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", decoded)
 
 
 def escaped(data: bytes) -> str:

@@ -31,7 +31,7 @@ Status = dict[str, Any]
         )
     },
 )
-@click.argument("mountpoint", type=click.Path(path_type=Path), required=False)
+@click.argument("mountpoint", type=Path, required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, one object a mount.")
 def command(mountpoint: Path | None, as_json: bool) -> int:
     """Show the mount on MOUNTPOINT, or all that this machine has."""

@@ -55,13 +55,13 @@ def store_options(function: F) -> F:
     """Add the options that say which store a command works on; :func:`data_dir_of` reads them."""
     function = click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=Path,
         metavar="DIR",
         help="A data directory [default: this user's].",
     )(function)
     return click.option(
         "--mount",
-        type=click.Path(path_type=Path),
+        type=Path,
         metavar="MNT",
         help="In place of --data: the data directory behind a mount.",
     )(function)

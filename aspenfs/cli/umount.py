@@ -48,7 +48,7 @@ _MS_PER_S: Final = 1000
         )
     },
 )
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=Path)  # click.Path would stat it, and hang with the mount
 @click.option(
     "--force", is_flag=True, help="Unmount although it is in use or hangs; see what it may cost."
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pyfuse3
 import trio
@@ -66,40 +66,57 @@ async def serve(
         StartupError: it cannot be mounted; nothing stays mounted.
         AspenError, AspenKvError: it failed while running.
     """
-    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+    async with AsyncExitStack() as stack:
+        stop_asked = await stack.enter_async_context(_stop_signals())
         check_fuse(config)
         if prepare_mountpoint(config):
             log.info("took away the dead mount that a crash left on %s", config.mountpoint)
-        async with AsyncExitStack() as stack:
-            engine = await stack.enter_async_context(
-                open_storage(config.data_dir, create=not config.read_only)
+        engine = await stack.enter_async_context(
+            open_storage(config.data_dir, create=not config.read_only)
+        )
+        on_locked()
+        listener = await stack.enter_async_context(open_control(config.data_dir))
+        service = await stack.enter_async_context(open_embedded(engine))
+        filesystem = await stack.enter_async_context(
+            open_filesystem(service.connect(), volume=config.volume, read_only=config.read_only)
+        )
+        operations = _AnsweringOperations(filesystem)
+        entry = stack.enter_context(fuse_session(operations, config))
+        served = Served(
+            config,
+            filesystem,
+            SYSTEM_CLOCK,
+            SYSTEM_CLOCK.monotonic(),
+            lambda: operations.bug_count,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(operations.run)
+            nursery.start_soon(
+                serve_control, listener, lambda: mount_handlers(served, service.connect)
             )
-            on_locked()
-            listener = await stack.enter_async_context(open_control(config.data_dir))
-            service = await stack.enter_async_context(open_embedded(engine))
-            filesystem = await stack.enter_async_context(
-                open_filesystem(service.connect(), volume=config.volume, read_only=config.read_only)
-            )
-            operations = _AnsweringOperations(filesystem)
-            entry = stack.enter_context(fuse_session(operations, config))
-            served = Served(
-                config,
-                filesystem,
-                SYSTEM_CLOCK,
-                SYSTEM_CLOCK.monotonic(),
-                lambda: operations.bug_count,
-            )
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(operations.run)
-                nursery.start_soon(
-                    serve_control, listener, lambda: mount_handlers(served, service.connect)
-                )
-                nursery.start_soon(_announce, operations.contacted, entry, on_ready)
-                nursery.start_soon(_stop_on_signal, signals, filesystem, entry)
-                await pyfuse3.main(limits.FUSE_IDLE_TASKS_MAX, limits.FUSE_TASKS_MAX)
-                nursery.cancel_scope.cancel()
-            log.info("unmounted %s; writing what is left", config.mountpoint)
-            await filesystem.sync()
+            nursery.start_soon(_announce, operations.contacted, entry, on_ready)
+            nursery.start_soon(_unmount_when_asked, stop_asked, filesystem, entry)
+            await pyfuse3.main(limits.FUSE_IDLE_TASKS_MAX, limits.FUSE_TASKS_MAX)
+            nursery.cancel_scope.cancel()
+        log.info("unmounted %s; writing what is left", config.mountpoint)
+        await filesystem.sync()
+
+
+@asynccontextmanager
+async def _stop_signals() -> AsyncIterator[trio.Event]:
+    """Yield an event that the first signal to stop sets; all further ones change nothing."""
+    asked = trio.Event()
+
+    async def receive(signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("%s: stopping", signal.Signals(number).name)
+            asked.set()
+
+    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, signals)
+            yield asked
+            nursery.cancel_scope.cancel()
 
 
 async def _announce(contacted: trio.Event, entry: MountEntry, on_ready: Callable[[], None]) -> None:
@@ -110,12 +127,11 @@ async def _announce(contacted: trio.Event, entry: MountEntry, on_ready: Callable
     on_ready()
 
 
-async def _stop_on_signal(
-    signals: AsyncIterator[int], filesystem: Filesystem, entry: MountEntry
+async def _unmount_when_asked(
+    stop_asked: trio.Event, filesystem: Filesystem, entry: MountEntry
 ) -> None:
-    """Unmount at the first signal. That ends the session, and with it this task."""
-    number = await anext(signals)
-    log.info("%s: unmounting %s", signal.Signals(number).name, entry.mountpoint)
+    """Flush and unmount. That ends the session, and with it this task."""
+    await stop_asked.wait()
     try:
         await filesystem.sync()
     except (AspenError, AspenKvError) as error:

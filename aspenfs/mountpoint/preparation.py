@@ -22,7 +22,7 @@ _FUSE_CONF: Final = Path("/etc/fuse.conf")
 
 
 class Answer(enum.Enum):
-    """What a stat of a mount's root came to."""
+    """What a look at a mount came to."""
 
     ALIVE = enum.auto()
     DEAD = enum.auto()
@@ -32,14 +32,15 @@ class Answer(enum.Enum):
 def probe(mountpoint: Path, timeout_s: float = MOUNT_ANSWER_TIMEOUT_S) -> Answer:
     """Say whether the process behind a mount answers. Never call it in that process.
 
-    A stat of a mount whose process hangs cannot be interrupted, so it runs in a thread of its own
-    that is left behind when the time is over.
+    It takes statfs, which the kernel never answers from its caches. A call to a mount whose process
+    hangs cannot be interrupted, so it runs in a thread of its own that is left behind when the time
+    is over.
     """
     outcome: list[Answer] = []
 
     def look() -> None:
         try:
-            mountpoint.stat()
+            os.statvfs(mountpoint)
         except OSError as error:
             # ENOTCONN: its process is gone. Anything else is an answer of its process.
             outcome.append(Answer.DEAD if error.errno == errno.ENOTCONN else Answer.ALIVE)

@@ -1,0 +1,25 @@
+"""Mounts as fixtures. Other directories of tests import them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounts import Mount, clean_directory, mounting
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Mount]:
+    """A fresh volume, mounted. At the end it is unmounted: exit 0, no bug counted, no warning."""
+    with mounting(tmp_path) as mount:
+        yield mount
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Iterator[Path]:
+    """A directory with an empty ``mnt``; whatever a test leaves mounted below is taken away."""
+    with clean_directory(tmp_path):
+        (tmp_path / "mnt").mkdir()
+        yield tmp_path
