@@ -93,9 +93,9 @@ INFO_CHUNKS_NAMED_MAX: Final = 64  # chunks that `aspenfs info` lists one by one
 
 assert CHUNK_BYTES <= kv_limits.VALUE_BYTES_MAX, "a chunk is one value"
 assert INLINE_BYTES_MAX <= CHUNK_BYTES, "a file leaves its inode before it needs a second chunk"
-assert COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 2 * COMMIT_EXTENTS_MAX + 8 <= kv_limits.COMMIT_OPS_MAX, (
-    "a full data commit and its metadata fit the operations of one commit"
-)
+assert (
+    COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 2 * COMMIT_EXTENTS_MAX + 8 <= kv_limits.COMMIT_OPS_MAX
+), "a full data commit and its metadata fit the operations of one commit"
 assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
     "a full data commit and its metadata fit the bytes of one commit"
 )

@@ -29,7 +29,6 @@ class Clock(NamedTuple):
     now_ns: Callable[[], int]
 
 
-
 class Context(NamedTuple):
     """Who makes a request. ``umask`` is informative: the kernel has applied it to modes."""
 
