@@ -227,6 +227,8 @@ class TtlCache(Generic[V]):
         """Drop every key in ``[start, end)``, all of which changed in the commit ``revision``."""
         self._sequence += 1
         self._events.add_range(start, end, self._sequence, revision)
+        if not self._entries:
+            return
         # Ranges change seldom and entries all the time: a walk here is cheaper than an order there.
         for key in [key for key in self._entries if start <= key < end]:
             self._bytes -= self._entries.pop(key).size_bytes

@@ -191,7 +191,7 @@ class FileContent:
         keep = chunk_count(size, _CHUNK)
         prefix = self._keys.chunks(ino)
         if size == 0:
-            txn.delete_range(prefix)
+            txn.delete_chunks(prefix)
             return inode._replace(inline=b"", size=0, allocated_bytes=0)
         old_count = chunk_count(inode.size, _CHUNK)
         if inode.allocated_bytes == inode.size:
@@ -204,7 +204,7 @@ class FileContent:
             if last_present:
                 allocated += extent_bytes(keep - 1, size, _CHUNK)
         if old_count > keep:
-            txn.delete_range(self._keys.chunk(ino, keep), self._keys.chunk(ino, old_count))
+            txn.delete_chunks(self._keys.chunk(ino, keep), self._keys.chunk(ino, old_count))
         if last_present and size % _CHUNK:
             last = self._keys.chunk(ino, keep - 1)
             txn.patch_chunk(last, 0, b"", truncate_to=size % _CHUNK)

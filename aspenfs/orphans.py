@@ -74,7 +74,7 @@ class Orphans:
                 return False
             freed = sum(extent_bytes(i, node.inode.size, limits.CHUNK_BYTES) for i in indices)
             rest = node.inode.allocated_bytes - freed
-            txn.delete_range(prefix, page.records[-1].key + b"\x00")
+            txn.delete_chunks(prefix, page.records[-1].key + b"\x00")
             txn.put_inode(ino, node.inode._replace(allocated_bytes=rest))
             self._session.count(txn, allocated_bytes=-freed)
             return True

@@ -110,9 +110,10 @@ class Transaction:
         self.ops.append(Delete(self._keys.times(ino)))
         self.inodes[ino] = None
         if inode.is_regular and inode.inline is None:
-            self.delete_range(self._keys.chunks(ino))
+            self.delete_chunks(self._keys.chunks(ino))
         if inode.has_xattrs:
-            self.delete_range(self._keys.xattrs(ino))
+            xattrs = self._keys.xattrs(ino)
+            self.ops.append(DeleteRange(xattrs, range_end(xattrs)))
 
     def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
         """Write any other record."""
@@ -122,8 +123,8 @@ class Transaction:
         """Remove any other record."""
         self.ops.append(Delete(key))
 
-    def delete_range(self, start: bytes, end: bytes | None = None) -> None:
-        """Remove the records in ``[start, end)``, by default all that start with ``start``."""
+    def delete_chunks(self, start: bytes, end: bytes | None = None) -> None:
+        """Remove the chunks in ``[start, end)``, by default all whose keys start with ``start``."""
         end = range_end(start) if end is None else end
         self.ops.append(DeleteRange(start, end))
         self.touched.append((start, end))
@@ -214,34 +215,37 @@ class Transactions:
         for op in ops:
             if isinstance(op, DeleteRange):
                 self._caches.invalidate_range(op.start, op.end)
-            else:
-                self._caches.invalidate_key(self._keys.inode_of_times(op.key))
+                continue
+            self._caches.invalidate_key(self._keys.inode_of_times(op.key))
+            parsed = self._keys.parse(op.key)
+            if parsed is not None and parsed.kind == "D":
+                self._caches.scan.invalidate(self._keys.dentries(parsed.ino))
 
     def _keep(self, txn: Transaction, revision: int) -> None:
         """Write a commit's results through to the caches."""
         meta, scan, keys = self._caches.meta, self._caches.scan, self._keys
         for start, end in txn.touched:
             if end is None:
-                self._caches.read.invalidate(start)
+                self._caches.read.invalidate(start, revision)
             else:
-                self._caches.invalidate_range(start, end)
-        for ino, inode in txn.inodes.items():
+                self._caches.read.invalidate_range(start, end, revision)
+        for ino in txn.inodes | txn.times:
             key = keys.inode(ino)
-            times = txn.times.get(ino)
-            if inode is None:
-                meta.invalidate(key)
-            elif times is not None:
-                meta.put(key, Node(inode, revision, times, revision), revision)
-            elif type(node := meta.get(key)) is Node:
-                meta.put(key, node._replace(inode=inode, revision=revision), revision)
-        for ino, times in txn.times.items():
-            if ino not in txn.inodes:
-                key = keys.inode(ino)
-                node = meta.get(key)
-                if type(node) is Node and node.times_revision < revision:
+            inode, times = txn.inodes.get(ino), txn.times.get(ino)
+            node = meta.get(key)
+            if inode is None and ino in txn.inodes:
+                meta.invalidate(key, revision)
+            elif type(node) is Node:
+                if inode is not None and node.revision < revision:
+                    node = node._replace(inode=inode, revision=revision)
+                if times is not None and node.times_revision < revision:
                     node = node._replace(times=times, times_revision=revision)
-                    meta.put(key, node, max(revision, node.revision))
+                meta.put(key, node, max(node.revision, node.times_revision))
+            elif inode is not None and times is not None:
+                meta.put(key, Node(inode, revision, times, revision), revision)
+            else:  # a read of the state before may be under way
+                meta.invalidate(key, revision)
         for parent, name, dentry in txn.dentries:
             entry = Entry(dentry, revision if dentry is not None else 0)
             meta.put(keys.dentry(parent, name), entry, revision)
-            scan.invalidate(keys.dentries(parent))
+            scan.invalidate(keys.dentries(parent), revision)

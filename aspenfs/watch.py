@@ -45,7 +45,7 @@ class Watcher:
             try:
                 async with self._kv.watch(self._keys.prefix, skip_own=True) as watch:
                     # What changed between the last event seen and now is not known.
-                    self._drop_all()
+                    self._drop_all(watch.revision)
                     self._caches.set_live(True)
                     backoff_s = limits.TXN_BACKOFF_FIRST_S
                     if not started:
@@ -60,12 +60,12 @@ class Watcher:
                 return
             finally:
                 self._caches.set_live(False)
-                self._drop_all()
+                self._drop_all(0)
             await trio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, limits.TXN_BACKOFF_MAX_S)
 
-    def _drop_all(self) -> None:
-        self._caches.clear()
+    def _drop_all(self, revision: int) -> None:
+        self._caches.clear(revision)
         if self._listener is not None:
             self._listener(None)
 
