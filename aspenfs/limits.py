@@ -73,6 +73,7 @@ UNMOUNT_WAIT_S: Final = 300.0  # the time to write what is dirty to a slow disk
 FORCED_UNMOUNT_WAIT_S: Final = 5.0  # 8 MiB at most are left to write
 FUSE_TASKS_MAX: Final = 64  # requests in work at once; each may hold a buffer of 1 MiB
 FUSE_IDLE_TASKS_MAX: Final = 8
+GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn
 KERNEL_READAHEAD_KIB: Final = 1024  # FUSE's default of 128 KiB keeps sequential readers waiting
 KERNEL_ENTRY_TIMEOUT_S: Final = 3600.0  # the watch drops the kernel's copies long before

@@ -1,9 +1,9 @@
 """A shorter way from one FUSE request to the next.
 
-Between two requests pyfuse3 takes a lock and waits for the FUSE device by the scheduler, which costs
-two passes of trio and a change of the epoll set: more than answering most requests from a cache does
-(docs/decisions/0003-request-wait.md has the figures). But while one request is answered, the next
-has often come. So before it waits, this asks the device, which is one system call.
+Between two requests pyfuse3 takes a lock and waits for the FUSE device by the scheduler. That costs
+two passes of trio and a change of the epoll set: more than most answers from a cache do, as the
+figures in docs/decisions/0003-request-wait.md show. But while one request is answered, the next has
+often come. So before it waits, this asks the device, which is one system call.
 
 pyfuse3 has no setting for it. Its loop looks up ``_wait_fuse_readable`` in its module each time, so
 that one function is exchanged, for as long as a session lasts; a test fails if pyfuse3 renames it.

@@ -7,6 +7,7 @@ Whoever waits for this process to end can use the directory at once.
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,7 @@ from aspenfs.errors import AspenError, StartupError
 from aspenfs.filesystem import SYSTEM_CLOCK, Filesystem, open_filesystem
 from aspenfs.mount.control_calls import Served, mount_handlers
 from aspenfs.mount.fuse import fuse_session, raise_readahead
+from aspenfs.mount.request_wait import short_request_wait
 from aspenfs.mount.storage import open_storage
 from aspenfs.mountpoint import MountEntry, check_fuse, prepare_mountpoint, unmount
 from aspenfs.operations import Operations
@@ -82,6 +84,7 @@ async def serve(
         )
         operations = _AnsweringOperations(filesystem)
         entry = stack.enter_context(fuse_session(operations, config))
+        stack.enter_context(short_request_wait())
         served = Served(
             config,
             filesystem,
@@ -89,6 +92,7 @@ async def serve(
             SYSTEM_CLOCK.monotonic(),
             lambda: operations.bug_count,
         )
+        _calm_collector()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(operations.run)
             nursery.start_soon(
@@ -117,6 +121,17 @@ async def _stop_signals() -> AsyncIterator[trio.Event]:
             nursery.start_soon(receive, signals)
             yield asked
             nursery.cancel_scope.cancel()
+
+
+def _calm_collector() -> None:
+    """Let the collector of reference cycles leave alone what was built for the whole mount.
+
+    Handlers make hardly any cycles, and a walk over every cached record every few hundred requests
+    is felt.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(limits.GC_ALLOCATIONS)
 
 
 async def _announce(contacted: trio.Event, entry: MountEntry, on_ready: Callable[[], None]) -> None:
