@@ -74,8 +74,6 @@ def run_command(command: click.Command, arguments: Sequence[str] | None) -> int:
     except click.Abort:
         click.echo("aspenfs: interrupted", err=True)
         return ExitCode.FAILURE
-    except BrokenPipeError:  # as in `aspenfs kv scan | head`
-        return ExitCode.OK
     except Exception as error:  # noqa: BLE001 - the last resort: no user should meet a traceback
         failure = failure_of(error)
         if failure.is_bug and os.environ.get("ASPENFS_DEBUG"):

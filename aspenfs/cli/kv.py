@@ -54,7 +54,7 @@ def get(key: str, raw: bool, data: Path | None, mount: Path | None) -> int:
             f"there is no key {key}: 'aspenfs kv scan' lists keys", ExitCode.KEY_ABSENT
         )
     if raw:
-        sys.stdout.buffer.write(found.value)
+        click.echo(found.value, nl=False)
     else:
         click.echo(escaped(found.value))
     return ExitCode.OK

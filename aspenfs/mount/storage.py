@@ -50,7 +50,7 @@ def _check_directory(data_dir: Path, *, create: bool) -> None:
         data_dir.mkdir(mode=DIRECTORY_MODE, parents=True)
     if not any(data_dir.iterdir()) and not create:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(data_dir))
-    if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(data_dir))
 
 

@@ -78,7 +78,9 @@ def prepare_mountpoint(config: MountConfig) -> bool:
             f"mountpoint {mountpoint} is not a directory: name a directory",
             ExitCode.MOUNTPOINT_NOT_DIRECTORY,
         )
-    if os.geteuid() != 0 and not os.access(mountpoint, os.W_OK):  # fusermount3 insists on it
+    if os.geteuid() != 0 and not os.access(
+        mountpoint, os.W_OK, effective_ids=True
+    ):  # fusermount3 insists on it
         raise _no_permission(mountpoint)
     _check_apart(mountpoint, config.data_dir)
     if not config.nonempty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,16 @@ def mounted(tmp_path: Path) -> Iterator[Mount]:
     """A fresh volume, mounted. At the end it is unmounted: exit 0, no bug counted, no warning."""
     with mounting(tmp_path) as mount:
         yield mount
+
+
+@pytest.fixture
+def open_workplace() -> Iterator[Path]:
+    """As ``workplace``, where every user can go; pytest's own directories are private."""
+    with tempfile.TemporaryDirectory(prefix="aspenfs-test-") as name, clean_directory(Path(name)):
+        place = Path(name)
+        place.chmod(0o755)
+        (place / "mnt").mkdir()
+        yield place
 
 
 @pytest.fixture
