@@ -78,7 +78,9 @@ class FileContent:
                 changed = inode._replace(inline=None, size=size, allocated_bytes=allocated)
             if drops_set_id:
                 changed = changed._replace(mode=without_set_id(changed.mode))
-            self._finish(txn, ino, node, changed, Times(mtime_ns, mtime_ns))
+            # The inode may have changed in another way since the bytes were written.
+            times = Times(mtime_ns, max(mtime_ns, node.times.ctime_ns))
+            self._finish(txn, ino, node, changed, times)
 
         await self._transactions.run(attempt)
 

@@ -302,7 +302,7 @@ class Filesystem:
         if node.inode.target is not None:
             raise FilesystemError(errno.ELOOP)
         fh = self._data.open(ino, flags, drops_set_id=drops_set_id)
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+        if flags & os.O_TRUNC:  # with O_RDONLY too, as Linux does
             try:
                 await self._data.truncate(ino, 0)
             except BaseException:
