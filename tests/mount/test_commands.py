@@ -6,6 +6,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from aspenfs.keys import Keys
 from aspenfs.metadata import Times, encode_times
 from aspenfs.types import Ino
 from aspenkv.limits import VALUE_BYTES_MAX
-from tests.mount.mounts import Mount, eventually, run_aspenfs
+from tests.mount.mounts import TIMEOUT_S, Mount, eventually, run_aspenfs
 
 pytestmark = pytest.mark.mount
 
@@ -52,9 +54,7 @@ def test_status_of_one_mount_and_of_all(mounted: Mount) -> None:
     assert set(status["statistics"]["caches"]) == {"read", "meta", "scan"}
     assert status["statistics"]["transactions"]["commits"] > 0
     assert status["bugs"] == 0
-    assert status in [
-        {**each, "uptime_s": status["uptime_s"]} for each in json_of("status")
-    ] or any(each["pid"] == status["pid"] for each in json_of("status"))
+    assert status["pid"] in [each.get("pid") for each in json_of("status")]
     text = output_of("status", mounted.mountpoint).decode()
     assert f"data        {mounted.data_dir}" in text
     assert re.search(r"^dirty +\d+", text, re.MULTILINE)
@@ -140,22 +140,18 @@ def test_a_value_that_is_too_large_is_refused(mounted: Mount) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_reader_that_has_enough_is_no_error(mounted: Mount) -> None:
-    for number in range(200):
-        (mounted.mountpoint / f"file{number}").touch()
+def test_a_reader_that_has_enough_is_no_reason_for_a_traceback(mounted: Mount) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = run_aspenfs_into(writing, "kv", "scan", "--mount", mounted.mountpoint)
-    assert done == 0
-
-
-def run_aspenfs_into(descriptor: int, *arguments: str | Path) -> int:
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-P", "-m", "aspenfs", *arguments]
-    with os.fdopen(descriptor, "wb") as output:
-        return subprocess.run(command, stdout=output, timeout=60, check=False).returncode
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "aspenfs", "kv", "scan", "--mount", mounted.mountpoint],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (ExitCode.FAILURE, b"")
 
 
 def test_the_mount_sees_what_is_put_beside_it(mounted: Mount) -> None:
