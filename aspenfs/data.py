@@ -337,6 +337,8 @@ class Data:
     async def _put(self, file: _File, offset: int, data: Buffer) -> None:
         while file.appended and offset + len(data) > file.appended_at:
             await self._commit(file)  # what was appended before must not end up above this
+        while len(file.dirty) >= limits.DIRTY_EXTENTS_MAX:
+            await self._commit(file)
         before = file.dirty.byte_count
         file.dirty.write(offset, data)
         self._note_dirty(file, file.dirty.byte_count - before)

@@ -29,6 +29,10 @@ class Extents:
         """Return whether any byte is held."""
         return bool(self._starts)
 
+    def __len__(self) -> int:
+        """Return how many extents are held."""
+        return len(self._starts)
+
     def __iter__(self) -> Iterator[tuple[int, Buffer]]:
         """Iterate over (offset, bytes) in order."""
         return zip(self._starts, self._parts, strict=True)

@@ -29,6 +29,7 @@ CACHE_EVENT_RANGES_MAX: Final = 64  # the same for ranges; each check walks the 
 
 WRITEBACK_DELAY_S: Final = 0.5
 DIRTY_FILE_BYTES_MAX: Final = 1024 * 1024  # one commit's worth; a sequential writer streams
+DIRTY_EXTENTS_MAX: Final = 1024  # scattered writes that wait, per file
 DIRTY_BYTES_MAX: Final = 8 * 1024 * 1024
 READAHEAD_BYTES_MAX: Final = 1024 * 1024
 
@@ -71,7 +72,7 @@ FUSERMOUNT_TIMEOUT_S: Final = 30.0
 LINGERING_MOUNT_S: Final = 2.0  # an unmounted file system ends within milliseconds
 UNMOUNT_WAIT_S: Final = 300.0  # the time to write what is dirty to a slow disk
 FORCED_UNMOUNT_WAIT_S: Final = 5.0  # 8 MiB at most are left to write
-FUSE_TASKS_MAX: Final = 64  # requests in work at once; each may hold a buffer of 1 MiB
+FUSE_TASKS_MAX: Final = 32  # requests in work at once; each may hold a buffer of 1 MiB
 FUSE_IDLE_TASKS_MAX: Final = 8
 GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn
