@@ -35,11 +35,15 @@ LEASE_REMOVAL_RETRY_S: Final = 1.0  # after the engine failed to remove lapsed l
 LEASE_TTL_S_MIN: Final = 1.0
 LEASE_TTL_S_MAX: Final = 3600.0
 
-INLINE_COMMIT_BYTES_MAX: Final = 128 * 1024  # about 0.2 ms; more would hold up the event loop
-INLINE_SCAN_ENTRIES_MAX: Final = 256  # about 0.1 ms; a longer page is read in a thread
-INLINE_GET_KEYS_MAX: Final = 128  # about 0.1 ms, as above
-INLINE_SKIPS_MAX: Final = 2048  # deleted keys that an inline call may step over, as above
-RANGE_DELETE_KEYS_MAX: Final = 64  # delete_range removes as many one by one; they read faster after
+# What runs inline on the event loop's thread takes about 0.2 ms at most; the rest runs in threads.
+INLINE_COMMIT_BYTES_MAX: Final = 128 * 1024  # written, and as many read to be patched
+INLINE_GET_KEYS_MAX: Final = 128
+INLINE_SCAN_ENTRIES_MAX: Final = 256
+INLINE_SKIPS_MAX: Final = 2048  # deleted keys that a check or scan may step over
+INLINE_RANGE_DELETE_KEYS_MAX: Final = 64
+
+RANGE_DELETE_KEYS_MAX: Final = 1024  # more get one range tombstone, which slows reads beside it
+RECLAIM_BYTES_MIN: Final = 64 * 1024 * 1024  # of deleted large values, before they are compacted
 ENGINE_THREADS_MAX: Final = 8  # calls of one engine that block at the same time
 
 MEMORY_CAPACITY_BYTES: Final = 1 << 30  # what the memory engine says it holds, not a bound

@@ -14,6 +14,16 @@ BIG = bytes(range(256)) * 300
 """Of a size that the rocksdb engine keeps apart from its record."""
 
 
+RANGE_COUNTS = [
+    3,
+    limits.INLINE_RANGE_DELETE_KEYS_MAX,
+    limits.INLINE_RANGE_DELETE_KEYS_MAX + 1,
+    limits.RANGE_DELETE_KEYS_MAX,
+    limits.RANGE_DELETE_KEYS_MAX + 1,
+]
+"""The rocksdb engine deletes few keys inline, more in a thread, and many as a range."""
+
+
 def counter(value: int) -> bytes:
     return struct.pack("<q", value)
 
@@ -21,6 +31,11 @@ def counter(value: int) -> bytes:
 async def value(kv: KeyValue, key: bytes = b"key") -> bytes | None:
     (found,) = await kv.get([key])
     return None if found is None else found.value
+
+
+async def put_all(kv: KeyValue, puts: list[Put]) -> None:
+    for at in range(0, len(puts), limits.COMMIT_OPS_MAX):
+        await kv.commit([], puts[at : at + limits.COMMIT_OPS_MAX])
 
 
 async def keys(kv: KeyValue) -> list[bytes]:
@@ -56,21 +71,18 @@ async def test_delete_removes_one_key(kv: KeyValue, size: int) -> None:
     assert await value(kv) is None
 
 
-@pytest.mark.parametrize(
-    "count", [3, limits.RANGE_DELETE_KEYS_MAX, limits.RANGE_DELETE_KEYS_MAX + 1]
-)
+@pytest.mark.parametrize("count", RANGE_COUNTS)
 @pytest.mark.parametrize("size", [1, 10_000])
 async def test_delete_range_removes_from_start_up_to_end(
     kv: KeyValue, count: int, size: int
 ) -> None:
     names = [b"m%04d" % index for index in range(count)]
-    for name in names:
-        await kv.commit([], [Put(name, b"v" * size)])
+    await put_all(kv, [Put(name, b"v" * size) for name in names])
     await kv.commit([], [Put(b"l", BIG), Put(b"m", BIG), Put(b"n", BIG)])
     await kv.commit([], [DeleteRange(b"m0", b"n")])
     assert await keys(kv) == [b"l", b"m", b"n"]
     assert [await value(kv, name) for name in (b"l", b"m", b"n")] == [BIG] * 3
-    assert await kv.get(names, bulk=True) == [None] * count
+    assert not any(await kv.get(names[: limits.GET_KEYS_MAX], bulk=True))
 
 
 @pytest.mark.parametrize("bounds", [(b"a", b"a"), (b"", b"")])
@@ -198,19 +210,17 @@ SEQUENCES: list[tuple[list[Op], bytes | None]] = [
 ]
 
 
-@pytest.mark.parametrize("neighbours", [0, 2 * limits.RANGE_DELETE_KEYS_MAX])
+@pytest.mark.parametrize("neighbours", [0, RANGE_COUNTS[2], RANGE_COUNTS[4]])
 @pytest.mark.parametrize(("ops", "expected"), SEQUENCES, ids=range(len(SEQUENCES)))
 async def test_operations_see_those_before_them(
     kv: KeyValue, ops: list[Op], expected: bytes | None, neighbours: int
 ) -> None:
-    """The neighbours make ``delete_range`` take the other of its two ways."""
-    first = [Put(b"kez%d" % index, BIG[: index * 90]) for index in range(neighbours)]
+    """The neighbours make ``delete_range`` take each of its ways."""
+    around = [Put(b"kez%d" % index, BIG[: index % 100 * 100]) for index in range(neighbours)]
     for before in (b"old value", BIG, None):
-        for at in range(0, neighbours, 64):
-            await kv.commit([], first[at : at + 64])
-        await kv.commit(
-            [], [Put(b"bystander", b""), Delete(b"key") if before is None else Put(b"key", before)]
-        )
+        await put_all(kv, around)
+        old: Op = Delete(b"key") if before is None else Put(b"key", before)
+        await kv.commit([], [Put(b"bystander", b""), old])
         result = await kv.commit([], ops)
         (found,) = await kv.get([b"key"])
         assert found == (None if expected is None else (expected, result.revision))

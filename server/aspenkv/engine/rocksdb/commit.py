@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from rocksdict import Rdict, ReadOptions, WriteBatch
+from rocksdict import Rdict, WriteBatch
 
 from aspenkv.contract import (
     ABSENT,
@@ -17,7 +17,7 @@ from aspenkv.contract import (
     RevisionIs,
 )
 from aspenkv.engine.mutations import added, patched
-from aspenkv.engine.rocksdb.errors import missing_value_error
+from aspenkv.engine.rocksdb.errors import TakesLongError, missing_value_error
 from aspenkv.engine.rocksdb.layout import (
     LARGE,
     LARGE_VALUE_BYTES_MIN,
@@ -31,44 +31,54 @@ from aspenkv.engine.rocksdb.layout import (
     small_header,
     value_length,
 )
-from aspenkv.limits import RANGE_DELETE_KEYS_MAX
+from aspenkv.engine.rocksdb.options import range_read_options
+from aspenkv.limits import (
+    INLINE_COMMIT_BYTES_MAX,
+    INLINE_RANGE_DELETE_KEYS_MAX,
+    INLINE_SKIPS_MAX,
+    RANGE_DELETE_KEYS_MAX,
+    RECLAIM_BYTES_MIN,
+)
 
 
 class CommitBuilder:
     """Reads the state before the commit, and over it the writes that the commit has made so far.
 
-    It only reads the database; the caller writes :attr:`batch`.
+    It only reads the database; the caller writes :attr:`batch`. :attr:`removed_bytes` counts the
+    large values that it deletes.
     """
 
     __slots__ = (
         "_cleared",
         "_db",
         "_header",
+        "_inline",
+        "_large_bytes",
         "_new_large",
-        "_read_options",
         "_records",
         "_revision",
         "batch",
+        "removed_bytes",
     )
 
-    def __init__(
-        self, db: Rdict, revision: int, read_options: Callable[[bytes], ReadOptions]
-    ) -> None:
+    def __init__(self, db: Rdict, revision: int, *, inline: bool) -> None:
         """Begin a commit that will be ``revision``.
 
         Args:
             db: the database, which no one else writes meanwhile.
             revision: the revision of the records it writes.
-            read_options: makes the options to iterate up to a key.
+            inline: raise TakesLongError rather than read much.
         """
         self.batch = WriteBatch(raw_mode=True)
         self._db = db
         self._revision = revision
         self._header = small_header(revision)
-        self._read_options = read_options
+        self._inline = inline
         self._records: dict[bytes, bytes | None] = {}
         self._new_large: dict[bytes, bytes] = {}
+        self._large_bytes = 0
         self._cleared: list[tuple[bytes, bytes]] = []
+        self.removed_bytes = 0
 
     def failed_check(self, checks: Sequence[Check]) -> int | None:
         """Return the index of the first check that does not hold, None if all do."""
@@ -87,6 +97,7 @@ class CommitBuilder:
         Raises:
             InvalidRequestError: an ``add`` meets a value that is no counter, or overflows.
             DataCorruptError: a value that must be there is not.
+            TakesLongError: inline, and it would patch or delete much.
         """
         for op in ops:
             if isinstance(op, Put):
@@ -115,10 +126,13 @@ class CommitBuilder:
         if key in self._records:
             return self._records[key]
         record: bytes | None = None
-        if not any(start <= key < end for start, end in self._cleared):
+        if not (self._cleared and self._is_cleared(key)):
             record = self._db.get(USER + key)
         self._records[key] = record
         return record
+
+    def _is_cleared(self, key: bytes) -> bool:
+        return any(start <= key < end for start, end in self._cleared)
 
     def _value(self, key: bytes) -> bytes | None:
         record = self._record(key)
@@ -126,6 +140,9 @@ class CommitBuilder:
             return None
         if not is_large(record):
             return record[REVISION_BYTES:]
+        self._large_bytes += value_length(record)
+        if self._inline and self._large_bytes > INLINE_COMMIT_BYTES_MAX:
+            raise TakesLongError
         value: bytes | None = self._new_large.get(key) or self._db.get(LARGE + key)
         if value is None:
             raise missing_value_error(key)
@@ -159,17 +176,22 @@ class CommitBuilder:
         self.batch.delete(USER + key)
         if is_large(record):
             self.batch.delete(LARGE + key)
+            self.removed_bytes += value_length(record)
         self._records[key] = None
 
     def _remove_range(self, start: bytes, end: bytes) -> None:
         if start == end:
             return
         written = [key for key in self._records if start <= key < end]
-        stored = self._keys(start, end, RANGE_DELETE_KEYS_MAX + 1)
-        if len(stored) <= RANGE_DELETE_KEYS_MAX:
+        one_by_one_max = INLINE_RANGE_DELETE_KEYS_MAX if self._inline else RANGE_DELETE_KEYS_MAX
+        stored = self._keys(start, end, one_by_one_max + 1)
+        if len(stored) <= one_by_one_max:
             for key in {*written, *stored}:
                 self._remove(key, self._record(key))
             return
+        if self._inline:
+            raise TakesLongError
+        self.removed_bytes += RECLAIM_BYTES_MIN  # how many is not known: enough to look for them
         self.batch.delete_range(USER + start, USER + end)
         self.batch.delete_range(LARGE + start, LARGE + end)
         self._cleared.append((start, end))
@@ -177,7 +199,7 @@ class CommitBuilder:
 
     def _keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
         """Return the first keys of a range as the database holds them."""
-        options = self._read_options(USER + end)
+        options = range_read_options(USER + end, INLINE_SKIPS_MAX if self._inline else 0)
         rows = self._db.iter(options)
         rows.seek(USER + start)
         keys: list[bytes] = []

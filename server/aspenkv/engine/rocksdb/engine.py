@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 import trio
-from rocksdict import Rdict, ReadOptions, Snapshot, WriteOptions
+from rocksdict import Rdict, Snapshot
 
 from aspenkv.contract import Check, CommitResult, Op, Record, ScanPage, Versioned
 from aspenkv.engine import ServerRecords, Usage
 from aspenkv.engine.rocksdb.commit import CommitBuilder
 from aspenkv.engine.rocksdb.directory import open_database
-from aspenkv.engine.rocksdb.errors import is_incomplete, missing_value_error, typed_error
+from aspenkv.engine.rocksdb.errors import (
+    TakesLongError,
+    missing_value_error,
+    must_wait,
+    typed_error,
+)
 from aspenkv.engine.rocksdb.layout import (
     LARGE,
     REVISION,
@@ -37,6 +42,7 @@ from aspenkv.limits import (
     INLINE_GET_KEYS_MAX,
     INLINE_SCAN_ENTRIES_MAX,
     INLINE_SKIPS_MAX,
+    RECLAIM_BYTES_MIN,
     SCAN_BYTES_MAX,
 )
 
@@ -45,11 +51,6 @@ T = TypeVar("T")
 
 _INLINE_WRITE: Final = write_options(wait=False)
 _PATIENT_WRITE: Final = write_options(wait=True)
-_inline_range: Final = partial(range_read_options, skips_max=INLINE_SKIPS_MAX)
-
-
-class _TakesLongError(Exception):
-    """An inline call met work for a thread. Never leaves this module."""
 
 
 class RocksdbEngine:
@@ -63,6 +64,10 @@ class RocksdbEngine:
         self._path = path
         self._revision = self.revision()
         self._threads = trio.CapacityLimiter(ENGINE_THREADS_MAX)
+        self._writes = 0
+        self._synced_writes = 0
+        self._syncing = trio.Lock()
+        self._removed_bytes = 0
 
     @classmethod
     @asynccontextmanager
@@ -76,8 +81,7 @@ class RocksdbEngine:
         """
         db = await trio.to_thread.run_sync(open_database, path)
         try:
-            engine = cls(db, path)
-            yield engine
+            yield cls(db, path)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(db.close)
@@ -92,7 +96,7 @@ class RocksdbEngine:
         if not bulk and len(keys) <= INLINE_GET_KEYS_MAX:
             try:
                 return self._get_small(keys)
-            except _TakesLongError:
+            except TakesLongError:
                 pass
             except Exception as error:
                 raise typed_error(error, self._path) from error
@@ -108,21 +112,21 @@ class RocksdbEngine:
         if limit <= INLINE_SCAN_ENTRIES_MAX:
             try:
                 return scan(inline=True)
-            except _TakesLongError:
-                pass
             except Exception as error:
-                if not is_incomplete(error):
+                if not must_wait(error):
                     raise typed_error(error, self._path) from error
         return await self._in_thread(scan, inline=False)
 
     def commit_nowait(
         self, checks: Sequence[Check], ops: Sequence[Op], server_records: ServerRecords
     ) -> CommitResult | None:
-        """Commit unless rocksdb must catch up, or a check would step over many deleted keys."""
+        """Commit unless rocksdb must catch up, or the commit would read or delete much."""
+        if self._removed_bytes >= RECLAIM_BYTES_MIN:
+            return None
         try:
-            return self._commit(checks, ops, server_records, _inline_range, _INLINE_WRITE)
+            return self._commit(checks, ops, server_records, inline=True)
         except Exception as error:
-            if is_incomplete(error):
+            if must_wait(error):
                 return None
             raise typed_error(error, self._path) from error
 
@@ -130,29 +134,30 @@ class RocksdbEngine:
         self, checks: Sequence[Check], ops: Sequence[Op], server_records: ServerRecords
     ) -> CommitResult:
         """Commit in a thread, which a cancelled call waits for."""
-        return await self._in_thread(
-            self._commit, checks, ops, server_records, range_read_options, _PATIENT_WRITE
-        )
+        return await self._in_thread(self._commit, checks, ops, server_records, inline=False)
 
     async def server_records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """Return the server records whose names start with ``prefix``, in order."""
         return await self._in_thread(self._server_records, prefix)
 
     async def sync(self) -> None:
-        """Sync the write-ahead log."""
-        await self._in_thread(self._db.flush_wal, True)
+        """Sync the write-ahead log, once for all who wait, and not if nothing was written."""
+        wanted = self._writes
+        async with self._syncing:
+            if self._synced_writes < wanted:
+                reached = self._writes
+                await self._in_thread(self._db.flush_wal, True)
+                self._synced_writes = reached
 
     def usage(self) -> Usage:
         """Return the live bytes as rocksdb estimates them, and the space of their file system."""
         try:
-            used_bytes = sum(
-                sign * (self._db.property_int_value(name) or 0) for name, sign in _USED_BYTES
-            )
+            used_bytes = sum(self._db.property_int_value(name) or 0 for name in _USED_BYTES)
             medium = os.statvfs(self._path)
         except Exception as error:
             raise typed_error(error, self._path) from error
         return Usage(
-            max(0, used_bytes),
+            used_bytes,
             medium.f_blocks * medium.f_frsize,
             medium.f_bavail * medium.f_frsize,
         )
@@ -176,7 +181,7 @@ class RocksdbEngine:
             if record is None:
                 found.append(None)
             elif is_large(record):
-                raise _TakesLongError
+                raise TakesLongError
             else:
                 found.append(Versioned(record[REVISION_BYTES:], record_revision(record)))
         return found
@@ -200,7 +205,7 @@ class RocksdbEngine:
         self, start: bytes, end: bytes, limit: int, keys_only: bool, reverse: bool, *, inline: bool
     ) -> ScanPage:
         snapshot = self._db.snapshot()
-        options = _inline_range(end) if inline else range_read_options(end)
+        options = range_read_options(end, INLINE_SKIPS_MAX if inline else 0)
         rows = snapshot.iter(options)
         if reverse:
             rows.seek_to_last()
@@ -222,7 +227,7 @@ class RocksdbEngine:
             elif not is_large(record):
                 value = record[REVISION_BYTES:]
             elif inline:
-                raise _TakesLongError
+                raise TakesLongError
             else:
                 value = _large_value(snapshot, key)
             size_bytes += len(key) + len(value)
@@ -236,11 +241,11 @@ class RocksdbEngine:
         checks: Sequence[Check],
         ops: Sequence[Op],
         server_records: ServerRecords,
-        read_options: Callable[[bytes], ReadOptions],
-        write: WriteOptions,
+        *,
+        inline: bool,
     ) -> CommitResult:
         revision = self._revision + 1
-        commit = CommitBuilder(self._db, revision, read_options)
+        commit = CommitBuilder(self._db, revision, inline=inline)
         failed_check = commit.failed_check(checks)
         if failed_check is not None:
             return CommitResult(self._revision, failed_check)
@@ -248,7 +253,14 @@ class RocksdbEngine:
             commit.apply(ops)
         if server_records:
             commit.add_server_records(server_records)
-        self._db.write(commit.batch, write)
+        self._db.write(commit.batch, _INLINE_WRITE if inline else _PATIENT_WRITE)
+        self._writes += 1
+        self._removed_bytes += commit.removed_bytes
+        if self._removed_bytes >= RECLAIM_BYTES_MIN and not inline:
+            # Flushed deletions make rocksdb compact what they delete (see its options), so that the
+            # space comes back now and not when it next happens to.
+            self._removed_bytes = 0
+            self._db.flush(False)
         if ops:
             self._revision = revision
         return CommitResult(self._revision, None)
@@ -266,12 +278,7 @@ class RocksdbEngine:
         return records
 
 
-_USED_BYTES: Final = (
-    ("rocksdb.estimate-live-data-size", 1),
-    ("rocksdb.cur-size-all-mem-tables", 1),
-    ("rocksdb.live-blob-file-size", 1),
-    ("rocksdb.live-blob-file-garbage-size", -1),
-)
+_USED_BYTES: Final = ("rocksdb.estimate-live-data-size", "rocksdb.cur-size-all-mem-tables")
 
 
 def _get_many(db: Rdict, keys: list[bytes]) -> list[bytes | None]:

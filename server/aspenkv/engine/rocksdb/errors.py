@@ -24,9 +24,13 @@ _RESTORE: Final = "restore the data directory from a backup, or move it away"
 _LOCKS: Final = Path("/proc/locks")
 
 
-def is_incomplete(error: Exception) -> bool:
-    """Tell whether rocksdb gave up because the call was told not to take long."""
-    return str(error).startswith(_INCOMPLETE)
+class TakesLongError(Exception):
+    """An inline call met work for a thread: do it again there. Never leaves the engine."""
+
+
+def must_wait(error: Exception) -> bool:
+    """Tell whether a call gave up because it was told not to take long."""
+    return isinstance(error, TakesLongError) or str(error).startswith(_INCOMPLETE)
 
 
 def typed_error(error: Exception, path: Path) -> AspenKvError:

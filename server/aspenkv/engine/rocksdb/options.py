@@ -16,16 +16,20 @@ from rocksdict import (
 
 from aspenkv.engine.rocksdb.layout import LARGE_VALUE_BYTES_MIN
 
-WRITE_BUFFER_BYTES: Final = 32 * 1024 * 1024
-WRITE_BUFFERS_MAX: Final = 3
+WRITE_BUFFER_BYTES: Final = 64 * 1024 * 1024
+WRITE_BUFFERS_MAX: Final = 2
+RECYCLED_LOGS_MAX: Final = 1
 BLOCK_CACHE_BYTES: Final = 32 * 1024 * 1024
 BLOB_FILE_BYTES: Final = 128 * 1024 * 1024
+BLOB_GC_AGE_CUTOFF: Final = 0.5
 OPEN_FILES_MAX: Final = 512
 INFO_LOG_FILES_MAX: Final = 4
 INFO_LOG_BYTES_MAX: Final = 1024 * 1024
-SYNC_EVERY_BYTES: Final = 1024 * 1024
 BLOOM_BITS_PER_KEY: Final = 10
 BACKGROUND_JOBS_MAX: Final = 2
+DELETION_WINDOW_KEYS: Final = 1024
+DELETIONS_IN_WINDOW: Final = 256
+DELETION_RATIO: Final = 0.5
 
 
 def database_options() -> Options:
@@ -39,13 +43,16 @@ def database_options() -> Options:
     options.set_max_open_files(OPEN_FILES_MAX)
     options.set_keep_log_file_num(INFO_LOG_FILES_MAX)
     options.set_max_log_file_size(INFO_LOG_BYTES_MAX)
-    options.set_bytes_per_sync(SYNC_EVERY_BYTES)
-    options.set_wal_bytes_per_sync(SYNC_EVERY_BYTES)
+    options.set_recycle_log_file_num(RECYCLED_LOGS_MAX)
     options.set_compression_type(DBCompressionType.none())
     options.set_enable_blob_files(True)
     options.set_min_blob_size(LARGE_VALUE_BYTES_MIN)
     options.set_blob_file_size(BLOB_FILE_BYTES)
     options.set_enable_blob_gc(True)
+    options.set_blob_gc_age_cutoff(BLOB_GC_AGE_CUTOFF)
+    options.add_compact_on_deletion_collector_factory(
+        DELETION_WINDOW_KEYS, DELETIONS_IN_WINDOW, DELETION_RATIO
+    )
     tables = BlockBasedOptions()
     tables.set_block_cache(Cache(BLOCK_CACHE_BYTES))
     tables.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
