@@ -1,8 +1,8 @@
 """A POSIX filesystem in a dict: slow, without concurrency, and meant to be plainly right.
 
-It has the calls of :class:`aspenfs.filesystem.Filesystem`, but synchronous, and answers with the
-errnos of Linux. Like the core it makes no permission checks. Files are byte strings without holes:
-what a hole costs is the business of the consistency check.
+It has the calls of :class:`aspenfs.filesystem.Filesystem`, none of which ever waits, and answers
+with the errnos of Linux. Like the core it makes no permission checks. Files are byte strings
+without holes: what a hole costs is the business of the consistency check.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class ModelFilesystem:
 
     # --- names ---------------------------------------------------------------------------------
 
-    def lookup(self, parent: Ino, name: bytes) -> Attributes:
+    async def lookup(self, parent: Ino, name: bytes) -> Attributes:
         directory = self._directory(parent)
         if name == b".":
             return self._attributes(directory)
@@ -96,13 +96,15 @@ class ModelFilesystem:
         _check_length(name)
         return self._attributes(self._child(directory, name))
 
-    def mknod(self, parent: Ino, name: bytes, mode: int, rdev: int, ctx: Context) -> Attributes:
+    async def mknod(
+        self, parent: Ino, name: bytes, mode: int, rdev: int, ctx: Context
+    ) -> Attributes:
         return self._attributes(self._make(parent, name, mode, ctx, rdev=rdev))
 
-    def mkdir(self, parent: Ino, name: bytes, mode: int, ctx: Context) -> Attributes:
+    async def mkdir(self, parent: Ino, name: bytes, mode: int, ctx: Context) -> Attributes:
         return self._attributes(self._make(parent, name, stat.S_IFDIR | mode, ctx))
 
-    def symlink(self, parent: Ino, name: bytes, target: bytes, ctx: Context) -> Attributes:
+    async def symlink(self, parent: Ino, name: bytes, target: bytes, ctx: Context) -> Attributes:
         if not target:
             raise FilesystemError(errno.ENOENT)
         if len(target) > SYMLINK_BYTES_MAX:
@@ -111,13 +113,13 @@ class ModelFilesystem:
         inode.target = target
         return self._attributes(inode)
 
-    def readlink(self, ino: Ino) -> bytes:
+    async def readlink(self, ino: Ino) -> bytes:
         inode = self._inode(ino)
         if not stat.S_ISLNK(inode.mode):
             raise FilesystemError(errno.EINVAL)
         return inode.target
 
-    def link(self, ino: Ino, new_parent: Ino, new_name: bytes) -> Attributes:
+    async def link(self, ino: Ino, new_parent: Ino, new_name: bytes) -> Attributes:
         inode = self._inode(ino)
         directory = self._directory(new_parent)
         _check_length(new_name)
@@ -131,7 +133,7 @@ class ModelFilesystem:
         inode.ctime_ns = self._touch(directory)
         return self._attributes(inode)
 
-    def unlink(self, parent: Ino, name: bytes) -> None:
+    async def unlink(self, parent: Ino, name: bytes) -> None:
         directory = self._directory(parent)
         _check_length(name)
         inode = self._child(directory, name)
@@ -141,7 +143,7 @@ class ModelFilesystem:
         inode.ctime_ns = self._touch(directory)
         self._forget_if_unused(inode)
 
-    def rmdir(self, parent: Ino, name: bytes) -> None:
+    async def rmdir(self, parent: Ino, name: bytes) -> None:
         directory = self._directory(parent)
         _check_length(name)
         inode = self._child(directory, name)
@@ -153,7 +155,7 @@ class ModelFilesystem:
         self._touch(directory)
         self._forget_if_unused(inode)
 
-    def rename(
+    async def rename(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int
     ) -> None:
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
@@ -207,10 +209,10 @@ class ModelFilesystem:
         if replaced.entries:
             raise FilesystemError(errno.ENOTEMPTY)
 
-    def opendir(self, ino: Ino) -> FileHandle:
+    async def opendir(self, ino: Ino) -> FileHandle:
         return self._add_handle(self._directory(ino), os.O_RDONLY)
 
-    def readdir(self, fh: FileHandle, offset: int, limit: int) -> list[DirectoryEntry]:
+    async def readdir(self, fh: FileHandle, offset: int, limit: int) -> list[DirectoryEntry]:
         """Return entries in name order; an offset counts entries, so list only what is still."""
         inode = self._handles[fh].inode
         names = sorted(inode.entries)[offset : offset + limit]
@@ -219,16 +221,16 @@ class ModelFilesystem:
             for index, name in enumerate(names)
         ]
 
-    def releasedir(self, fh: FileHandle) -> None:
-        self.release(fh)
+    async def releasedir(self, fh: FileHandle) -> None:
+        await self.release(fh)
 
     # --- attributes ----------------------------------------------------------------------------
 
-    def getattr(self, ino: Ino) -> Attributes:
+    async def getattr(self, ino: Ino) -> Attributes:
         return self._attributes(self._inode(ino))
 
-    def setattr(
-        self, ino: Ino, changes: AttributeChanges, _ctx: Context, fh: FileHandle | None = None
+    async def setattr(
+        self, ino: Ino, changes: AttributeChanges, fh: FileHandle | None = None
     ) -> Attributes:
         """Change attributes; as in chown(2), a new owner clears set-user-ID and set-group-ID."""
         inode = self._handles[fh].inode if fh is not None else self._inode(ino)
@@ -248,16 +250,16 @@ class ModelFilesystem:
         inode.ctime_ns = now_ns if changes.ctime_ns is None else changes.ctime_ns
         return self._attributes(inode)
 
-    def getxattr(self, ino: Ino, name: bytes) -> bytes:
+    async def getxattr(self, ino: Ino, name: bytes) -> bytes:
         inode = self._inode(ino)
         if name not in inode.xattrs:
             raise FilesystemError(errno.ENODATA)
         return inode.xattrs[name]
 
-    def listxattr(self, ino: Ino) -> list[bytes]:
+    async def listxattr(self, ino: Ino) -> list[bytes]:
         return sorted(self._inode(ino).xattrs)
 
-    def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
+    async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
         inode = self._inode(ino)
         if not 0 < len(name) <= XATTR_NAME_BYTES_MAX:
             raise FilesystemError(errno.ERANGE)
@@ -272,7 +274,7 @@ class ModelFilesystem:
         inode.xattrs[name] = value
         inode.ctime_ns = self._now_ns()
 
-    def removexattr(self, ino: Ino, name: bytes) -> None:
+    async def removexattr(self, ino: Ino, name: bytes) -> None:
         inode = self._inode(ino)
         if name not in inode.xattrs:
             raise FilesystemError(errno.ENODATA)
@@ -281,7 +283,7 @@ class ModelFilesystem:
 
     # --- data ----------------------------------------------------------------------------------
 
-    def open(self, ino: Ino, flags: int) -> FileHandle:
+    async def open(self, ino: Ino, flags: int) -> FileHandle:
         inode = self._inode(ino)
         if stat.S_ISLNK(inode.mode):
             raise FilesystemError(errno.ELOOP)
@@ -291,7 +293,7 @@ class ModelFilesystem:
             self._truncate(inode, 0, self._now_ns())
         return self._add_handle(inode, flags)
 
-    def create(
+    async def create(
         self, parent: Ino, name: bytes, mode: int, flags: int, ctx: Context
     ) -> tuple[FileHandle, Attributes]:
         directory = self._directory(parent)
@@ -299,16 +301,16 @@ class ModelFilesystem:
         if name in directory.entries:
             if flags & os.O_EXCL:
                 raise FilesystemError(errno.EEXIST)
-            fh = self.open(directory.entries[name], flags)
+            fh = await self.open(directory.entries[name], flags)
         else:
             inode = self._make(parent, name, stat.S_IFREG | mode, ctx)
             fh = self._add_handle(inode, flags)
         return fh, self._attributes(self._handles[fh].inode)
 
-    def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
+    async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
         return self._handles[fh].inode.content[offset : offset + size]
 
-    def write(self, fh: FileHandle, offset: int, data: bytes) -> int:
+    async def write(self, fh: FileHandle, offset: int, data: bytes) -> int:
         handle = self._handles[fh]
         inode = handle.inode
         if not data:
@@ -322,13 +324,13 @@ class ModelFilesystem:
         inode.mtime_ns = inode.ctime_ns = self._now_ns()
         return len(data)
 
-    def flush(self, fh: FileHandle) -> None:
+    async def flush(self, fh: FileHandle) -> None:
         assert fh in self._handles
 
-    def fsync(self, fh: FileHandle, datasync: bool) -> None:  # noqa: ARG002
+    async def fsync(self, fh: FileHandle, datasync: bool = False) -> None:  # noqa: ARG002
         assert fh in self._handles
 
-    def release(self, fh: FileHandle) -> None:
+    async def release(self, fh: FileHandle) -> None:
         inode = self._handles.pop(fh).inode
         self._forget_if_unused(inode)
 
