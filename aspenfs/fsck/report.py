@@ -59,7 +59,7 @@ class ProblemKind(StrEnum):
     USAGE = "usage"
     """The usage counters do not add up to what the inodes use."""
     NEXT_INO = "next-ino"
-    """The next inode number is missing, or not above every inode."""
+    """The next inode number is not above every inode, or cannot be read."""
 
 
 class Problem(NamedTuple):

@@ -10,6 +10,7 @@ from aspenfs.errors import CorruptRecordError
 from aspenfs.fsck.report import Findings, ProblemKind
 from aspenfs.fsck.scanning import KINDS, RecordCursor, kind_prefix
 from aspenfs.keys import Keys, range_end
+from aspenfs.types import ROOT_INO
 
 if TYPE_CHECKING:
     from aspenfs.metadata import Superblock
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from aspenkv.contract import KeyValue
 
 _COUNTER = struct.Struct("<q")
+FIRST_INO: Final = ROOT_INO + 1
 _COUNTER_NAMES: Final = {b"b": "bytes", b"i": "inodes"}
 
 
@@ -40,17 +42,18 @@ async def read_superblock(kv: KeyValue, keys: Keys, findings: Findings) -> Super
 async def check_next_ino(kv: KeyValue, keys: Keys, ino_max: Ino, findings: Findings) -> None:
     """Check that no inode's number can be given out again."""
     (found,) = await kv.get([keys.next_ino])
-    if found is None:
-        findings.add(ProblemKind.NEXT_INO, keys.next_ino, "there is no next inode number")
-        return
+    next_ino = FIRST_INO  # nobody has taken a number yet
     try:
-        next_ino = metadata.decode_next_ino(keys.next_ino, found.value)
+        if found is not None:
+            next_ino = metadata.decode_next_ino(keys.next_ino, found.value)
     except CorruptRecordError as error:
         findings.add(ProblemKind.NEXT_INO, keys.next_ino, str(error))
         return
     if next_ino <= ino_max:
         findings.add(
-            ProblemKind.NEXT_INO, keys.next_ino, f"it is {next_ino}, but inode {ino_max} exists"
+            ProblemKind.NEXT_INO,
+            keys.next_ino,
+            f"the next inode number is {next_ino}, but inode {ino_max} exists",
         )
 
 

@@ -442,7 +442,7 @@ DAMAGES: list[tuple[str, list[Op], set[tuple[ProblemKind, bytes]]]] = [
         {(ProblemKind.NEXT_INO, KEYS.next_ino)},
     ),
     (
-        "no next inode number",
+        "no next inode number beside inodes",
         [Delete(KEYS.next_ino)],
         {(ProblemKind.NEXT_INO, KEYS.next_ino)},
     ),
