@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import trio
 
 from aspenfs.cli.help import Command
-from aspenfs.cli.output import displayed, escaped, print_fields, print_json, readable_bytes
+from aspenfs.cli.output import (
+    displayed,
+    escaped,
+    print_fields,
+    print_json,
+    readable_bytes,
+    readable_time,
+)
 from aspenfs.config import ExitCode
 from aspenfs.control import InodeDescription, connect
 from aspenfs.errors import StartupError
 from aspenfs.mountpoint import mount_of_device
-
-_NS_PER_S: Final = 1_000_000_000
 
 
 @click.command(
@@ -78,7 +82,7 @@ def _rows(path: Path, description: InodeDescription) -> Iterator[tuple[str, obje
         "born": record["btime_ns"],
     }
     for name, time_ns in times.items():
-        yield name, _time(time_ns)
+        yield name, readable_time(time_ns)
     for attribute, size in description["xattrs"].items():
         yield "attribute", f"{escaped(attribute)} ({size} bytes)"
     for stored in description["keys"]:
@@ -89,13 +93,3 @@ def _content(description: InodeDescription) -> str:
     if description["content"] == "chunks":
         return f"{description['chunk_count']} chunks"
     return description["content"]
-
-
-def _time(time_ns: int) -> str:
-    """Return a time in UTC; seconds since the epoch where no calendar reaches."""
-    seconds, ns = divmod(time_ns, _NS_PER_S)
-    try:
-        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"@{seconds}.{ns:09}"
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{ns:09} UTC"

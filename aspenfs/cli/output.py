@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import os
@@ -15,6 +16,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from aspenfs.metadata import NS_PER_S
 
 _UNBOUNDED_COLUMNS: Final = 100_000
 _ESCAPE: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(\\))")
@@ -89,3 +92,13 @@ def readable_bytes(size: int) -> str:
             break
         amount, unit = amount / 1024, larger
     return f"{size} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def readable_time(time_ns: int) -> str:
+    """Return a time in UTC; seconds since the epoch where no calendar reaches."""
+    seconds, ns = divmod(time_ns, NS_PER_S)
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"@{seconds}.{ns:09}"
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{ns:09} UTC"
