@@ -6,6 +6,7 @@ Large files are removed in steps, each a commit of bounded size, so that nothing
 from __future__ import annotations
 
 import logging
+from contextlib import aclosing
 
 import trio
 
@@ -92,10 +93,11 @@ class Orphans:
         that is not among them has ended.
         """
         owners: dict[Ino, SessionId] = {}
-        async for record in records_below(self._kv, self._keys.orphans()):
-            parsed = self._keys.parse(record.key)
-            if parsed is not None:
-                owners[parsed.ino] = decode_orphan(record.key, record.value)
+        async with aclosing(records_below(self._kv, self._keys.orphans())) as records:
+            async for record in records:
+                parsed = self._keys.parse(record.key)
+                if parsed is not None:
+                    owners[parsed.ino] = decode_orphan(record.key, record.value)
         counted: set[SessionId] = set()
         async for record in records_below(self._kv, self._keys.usages(), keys_only=True):
             parsed = self._keys.parse(record.key)

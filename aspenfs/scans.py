@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from aspenfs.keys import range_end
 from aspenkv.contract import KeyValue, Record
 from aspenkv.limits import SCAN_ENTRIES_MAX
 
 
-async def records_below(
+def records_below(
     kv: KeyValue, prefix: bytes, *, keys_only: bool = False
-) -> AsyncIterator[Record]:
-    """Iterate in key order over all records whose keys start with ``prefix``."""
-    async for record in records_between(kv, prefix, range_end(prefix), keys_only=keys_only):
-        yield record
+) -> AsyncGenerator[Record, None]:
+    """Iterate in key order over all records whose keys start with ``prefix``.
+
+    Who may not come to the end must close it (:func:`contextlib.aclosing`).
+    """
+    return records_between(kv, prefix, range_end(prefix), keys_only=keys_only)
 
 
 async def records_between(
     kv: KeyValue, start: bytes, end: bytes, *, keys_only: bool = False
-) -> AsyncIterator[Record]:
-    """Iterate in key order over the records of ``[start, end)``; holds one page at a time."""
+) -> AsyncGenerator[Record, None]:
+    """Iterate in key order over the records of ``[start, end)``; holds one page at a time.
+
+    Who may not come to the end must close it, as above.
+    """
     continuation: bytes | None = None
     while True:
         page = await kv.scan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import uuid
+from contextlib import aclosing
 
 from aspenfs import limits
 from aspenfs.errors import VolumeError
@@ -97,15 +98,16 @@ async def _make(
 async def usage(kv: KeyValue, keys: Keys) -> StatFs:
     """Return how full the volume is: its sessions' counters summed, and what the store has left."""
     used_bytes = used_inodes = 0
-    async for record in records_below(kv, keys.usages()):
-        parsed = keys.parse(record.key)
-        if parsed is None:
-            continue
-        count = decode_counter(record.key, record.value)
-        if parsed.name == b"b":
-            used_bytes += count
-        else:
-            used_inodes += count
+    async with aclosing(records_below(kv, keys.usages())) as records:
+        async for record in records:
+            parsed = keys.parse(record.key)
+            if parsed is None:
+                continue
+            count = decode_counter(record.key, record.value)
+            if parsed.name == b"b":
+                used_bytes += count
+            else:
+                used_inodes += count
     status = await kv.status()
     block = limits.STATFS_BLOCK_BYTES
     free = status.available_bytes // block

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import aclosing
 
 from aspenfs import acl, limits
 from aspenfs.errors import FilesystemError
@@ -63,11 +64,12 @@ class Xattrs:
         prefix = self._keys.xattrs(ino)
         names: list[bytes] = []
         list_bytes = 0
-        async for record in records_below(self._kv, prefix, keys_only=True):
-            names.append(record.key[len(prefix) :])
-            list_bytes += len(names[-1]) + 1
-            if list_bytes > limits.XATTR_LIST_BYTES_MAX:
-                raise FilesystemError(errno.E2BIG)
+        async with aclosing(records_below(self._kv, prefix, keys_only=True)) as records:
+            async for record in records:
+                names.append(record.key[len(prefix) :])
+                list_bytes += len(names[-1]) + 1
+                if list_bytes > limits.XATTR_LIST_BYTES_MAX:
+                    raise FilesystemError(errno.E2BIG)
         return names
 
     async def set(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
@@ -77,12 +79,15 @@ class Xattrs:
 
         Raises:
             FilesystemError: EEXIST, ENODATA, ERANGE (name), E2BIG (value), EOPNOTSUPP (namespace),
-                EINVAL (not an ACL), ESTALE.
+                EINVAL (a namespace and no name, or not an ACL), EACCES (a default ACL of a
+                file), ESTALE.
         """
         if not 0 < len(name) <= limits.XATTR_NAME_BYTES_MAX:
             raise FilesystemError(errno.ERANGE)
         if len(value) > limits.XATTR_VALUE_BYTES_MAX:
             raise FilesystemError(errno.E2BIG)
+        if name in _NAMESPACES:
+            raise FilesystemError(errno.EINVAL)
         if not name.startswith(_NAMESPACES) and name not in _ACL_NAMES:
             raise FilesystemError(errno.EOPNOTSUPP)
         key = self._keys.xattr(ino, name)
