@@ -58,10 +58,13 @@ class AttributeSetter:
         return await self._transactions.run(attempt)
 
     async def _change_acl(self, txn: Transaction, ino: Ino, node: Node, mode: int) -> None:
+        if not node.inode.has_xattrs:
+            return
+        # An ACL that is set meanwhile need not change the inode, if it says what the mode says.
         found = await self._inodes.xattr(ino, node, acl.ACCESS_XATTR)
+        key = self._keys.xattr(ino, acl.ACCESS_XATTR)
+        txn.require(key, 0 if found is None else found.revision)
         if found is not None:
-            key = self._keys.xattr(ino, acl.ACCESS_XATTR)
-            txn.require(key, found.revision)
             txn.put(key, acl.encode(acl.chmod(acl.parse(found.value), mode)))
 
 
