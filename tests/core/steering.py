@@ -1,0 +1,184 @@
+"""A client of the store that does as a test says, and what else the tests of the core share."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import trio
+
+from aspenfs.chunks import extent_bytes
+from aspenfs.errors import AspenError, errno_of
+from aspenfs.filesystem import Filesystem
+from aspenfs.fsck import Report, check_volume
+from aspenfs.limits import CHUNK_BYTES
+from aspenfs.scans import records_below
+from aspenfs.types import ROOT_INO, Context, FileHandle, Ino
+from aspenkv.contract import Check, CommitResult, KeyValue, Op, Versioned
+from aspenkv.errors import AspenKvError
+from aspenkv.service import Service, ServiceClient
+
+ROOT = Context(uid=0, gid=0)
+ALICE = Context(uid=1000, gid=100)
+NOBODYS_INO = Ino(999_999)
+NOBODYS_HANDLE = FileHandle(999_999)
+
+Step = Callable[[], Awaitable[None]]
+
+
+class Gate:
+    """A step that holds a call until it is opened, and tells when a call has come to it."""
+
+    def __init__(self) -> None:
+        self.reached = trio.Event()
+        self._opened = trio.Event()
+
+    async def __call__(self) -> None:
+        self.reached.set()
+        await self._opened.wait()
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+def failing(error: Exception) -> Step:
+    """Return a step that raises ``error``."""
+
+    async def fail() -> None:
+        raise error
+
+    return fail
+
+
+class SteeredClient(ServiceClient):
+    """A client whose calls meet one step each, in the order of the calls; no step left, no wait.
+
+    ``before_commit``: the store has not seen the commit yet. ``after_commit``, ``after_get``: the
+    store has done its part, but the answer has not arrived; so a commit that fails there was done.
+    """
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service, process_bound=True)
+        self.before_commit: list[Step] = []
+        self.after_commit: list[Step] = []
+        self.before_get: list[Step] = []
+        self.after_get: list[Step] = []
+        self.before_keepalive: list[Step] = []
+        self.commits: list[Sequence[Op]] = []
+        self.gets = 0
+        self.syncs = 0
+
+    async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
+        self.gets += 1
+        await _meet(self.before_get)
+        found = await super().get(keys, bulk=bulk)
+        await _meet(self.after_get)
+        return found
+
+    async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
+        await _meet(self.before_commit)
+        committed = await super().commit(checks, ops)
+        if committed.failed_check is None:
+            self.commits.append(tuple(ops))
+        await _meet(self.after_commit)
+        return committed
+
+    async def keepalive(self, lease: int) -> None:
+        await _meet(self.before_keepalive)
+        await super().keepalive(lease)
+
+    async def sync(self) -> None:
+        self.syncs += 1
+        await super().sync()
+
+
+async def _meet(steps: list[Step]) -> None:
+    if steps:
+        await steps.pop(0)()
+
+
+class WallClock:
+    """Nanoseconds since the epoch; each look is a microsecond after the last."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_700_000_000 * 10**9
+
+    def __call__(self) -> int:
+        self.now_ns += 1000
+        return self.now_ns
+
+
+@contextmanager
+def refused(expected: int) -> Iterator[None]:
+    """Expect an error of the filesystem that gives the caller this errno."""
+    with pytest.raises((AspenError, AspenKvError)) as caught:
+        yield
+    found = errno_of(caught.value)
+    assert found == expected, f"{caught.value!r} is not {errno.errorcode[expected]}"
+
+
+@asynccontextmanager
+async def opened(fs: Filesystem, ino: Ino, flags: int = os.O_RDWR) -> AsyncIterator[FileHandle]:
+    """Have a file open for a while."""
+    fh = await fs.open(ino, flags)
+    try:
+        yield fh
+    finally:
+        await fs.release(fh)
+
+
+async def make_file(
+    fs: Filesystem, name: bytes, content: bytes = b"", parent: Ino = ROOT_INO
+) -> Ino:
+    """Make a closed file."""
+    fh, made = await fs.create(parent, name, 0o644, os.O_RDWR | os.O_EXCL, ROOT)
+    if content:
+        await fs.write(fh, 0, content)
+    await fs.release(fh)
+    return made.ino
+
+
+async def read_file(fs: Filesystem, ino: Ino) -> bytes:
+    """Return all that a file holds, through a handle of its own."""
+    async with opened(fs, ino, os.O_RDONLY) as fh:
+        size = (await fs.getattr(ino)).size
+        content = await fs.read(fh, 0, size + 1)
+    assert len(content) == size
+    return content
+
+
+async def names(fs: Filesystem, ino: Ino = ROOT_INO, limit: int = 100) -> list[bytes]:
+    """List a directory from the start."""
+    fh = await fs.opendir(ino)
+    found: list[bytes] = []
+    offset = 0
+    while entries := await fs.readdir(fh, offset, limit):
+        found += [entry.name for entry in entries]
+        offset = entries[-1].next_offset
+    await fs.releasedir(fh)
+    return found
+
+
+async def stored_chunks(fs: Filesystem, ino: Ino) -> dict[int, bytes]:
+    """Return the chunks of a file as the store has them."""
+    prefix = fs.keys.chunks(ino)
+    return {
+        int.from_bytes(record.key[-8:], "big"): record.value
+        async for record in records_below(fs.kv, prefix)
+    }
+
+
+async def chunk_allocation(fs: Filesystem, ino: Ino) -> int:
+    """Return what a file in chunks allocates, from a look at every chunk."""
+    size = (await fs.getattr(ino)).size
+    return sum(extent_bytes(index, size, CHUNK_BYTES) for index in await stored_chunks(fs, ino))
+
+
+async def check(kv: KeyValue, fs: Filesystem) -> Report:
+    """Check the records of the volume; usage counters and allocated bytes are among them."""
+    report = await check_volume(kv, fs.keys)
+    assert report.is_clean, report.problems
+    return report

@@ -1,0 +1,170 @@
+"""Mode, owner, times and size: setattr, and what it does beside what it was asked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+
+from aspenfs import limits
+from aspenfs.filesystem import Filesystem
+from aspenfs.metadata import clamp_ns
+from aspenfs.types import ROOT_INO, AttributeChanges, Attributes
+from tests.core.steering import (
+    NOBODYS_HANDLE,
+    NOBODYS_INO,
+    ROOT,
+    SteeredClient,
+    make_file,
+    opened,
+    read_file,
+    refused,
+)
+
+SET_IDS = stat.S_ISUID | stat.S_ISGID
+
+
+async def set_(fs: Filesystem, ino: int, **changes: int) -> Attributes:
+    """Change attributes and check that a look at the inode shows what setattr returned."""
+    shown = await fs.setattr(fs_ino := (await fs.getattr(ino)).ino, AttributeChanges(**changes))  # type: ignore[arg-type]
+    assert await fs.getattr(fs_ino) == shown
+    return shown
+
+
+@pytest.fixture
+async def file(fs: Filesystem) -> Attributes:
+    return await fs.mknod(ROOT_INO, b"file", stat.S_IFREG | 0o644, 0, ROOT)
+
+
+async def test_the_mode_changes_but_not_the_type(fs: Filesystem, file: Attributes) -> None:
+    shown = await set_(fs, file.ino, mode=stat.S_IFDIR | 0o7751)
+    assert shown.mode == stat.S_IFREG | 0o7751
+    assert shown.mtime_ns == file.mtime_ns
+    assert shown.ctime_ns > file.ctime_ns
+
+
+async def test_owner_and_group(fs: Filesystem, file: Attributes) -> None:
+    assert (await set_(fs, file.ino, uid=5)).gid == 0
+    shown = await set_(fs, file.ino, gid=2**32 - 2)
+    assert (shown.uid, shown.gid) == (5, 2**32 - 2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0o6755, 0o755),
+        (0o6711, 0o711),
+        (0o6644, 0o2644),  # without group execution it asks for mandatory locking
+    ],
+)
+async def test_a_change_of_owner_clears_the_set_id_bits(
+    fs: Filesystem, file: Attributes, mode: int, expected: int
+) -> None:
+    await set_(fs, file.ino, mode=mode)
+    assert stat.S_IMODE((await set_(fs, file.ino, gid=1)).mode) == expected
+
+
+async def test_a_change_of_owner_leaves_a_directory_its_bits(fs: Filesystem) -> None:
+    made = await fs.mkdir(ROOT_INO, b"directory", 0o6775, ROOT)
+    assert stat.S_IMODE((await set_(fs, made.ino, uid=1)).mode) == 0o6775
+
+
+async def test_a_mode_given_with_an_owner_holds(fs: Filesystem, file: Attributes) -> None:
+    shown = await set_(fs, file.ino, uid=1, mode=0o4755)
+    assert (shown.uid, stat.S_IMODE(shown.mode)) == (1, 0o4755)
+
+
+@pytest.mark.parametrize("time_ns", [0, 1, -1, -(10**18), 2**62 * 10**9, 1_600_000_000_123_456_789])
+async def test_times_are_exact_to_the_nanosecond(
+    fs: Filesystem, file: Attributes, time_ns: int
+) -> None:
+    shown = await set_(fs, file.ino, atime_ns=time_ns, mtime_ns=time_ns - 1)
+    assert (shown.atime_ns, shown.mtime_ns) == (time_ns, time_ns - 1)
+    assert shown.ctime_ns > file.ctime_ns
+    assert (await set_(fs, file.ino, ctime_ns=time_ns)).ctime_ns == time_ns
+
+
+async def test_times_beyond_the_record_are_clamped(fs: Filesystem, file: Attributes) -> None:
+    shown = await set_(fs, file.ino, atime_ns=2**100, mtime_ns=-(2**100))
+    assert (shown.atime_ns, shown.mtime_ns) == (clamp_ns(2**100), clamp_ns(-(2**100)))
+
+
+async def test_one_time_is_changed_and_the_other_kept(fs: Filesystem, file: Attributes) -> None:
+    shown = await set_(fs, file.ino, atime_ns=5)
+    assert (shown.atime_ns, shown.mtime_ns) == (5, file.mtime_ns)
+    shown = await set_(fs, file.ino, mtime_ns=6)
+    assert (shown.atime_ns, shown.mtime_ns) == (5, 6)
+
+
+async def test_a_change_is_one_commit(
+    fs: Filesystem, store: SteeredClient, file: Attributes
+) -> None:
+    store.commits.clear()
+    await set_(fs, file.ino, mode=0o600, uid=1, gid=2, atime_ns=3, mtime_ns=4)
+    assert len(store.commits) == 1
+
+
+async def test_a_time_that_was_set_outlasts_bytes_written_before(fs: Filesystem) -> None:
+    ino = await make_file(fs, b"written")
+    async with opened(fs, ino) as fh:
+        await fs.write(fh, 0, b"before")
+        shown = await fs.setattr(ino, AttributeChanges(mtime_ns=7), fh)
+        assert (shown.mtime_ns, shown.size) == (7, 6)
+    assert (await fs.getattr(ino)).mtime_ns == 7
+
+
+async def test_bytes_written_do_not_turn_the_ctime_back(fs: Filesystem) -> None:
+    ino = await make_file(fs, b"old")
+    async with opened(fs, ino) as fh:
+        await fs.write(fh, 0, b"bytes")
+        await fs.rename(ROOT_INO, b"old", ROOT_INO, b"new")
+        renamed = await fs.getattr(ino)
+        await fs.fsync(fh)
+        assert (await fs.getattr(ino)).ctime_ns >= renamed.ctime_ns
+
+
+async def test_the_size_is_set_before_the_rest(fs: Filesystem) -> None:
+    ino = await make_file(fs, b"file", b"content")
+    shown = await fs.setattr(ino, AttributeChanges(size=3, mtime_ns=9, mode=0o600))
+    assert (shown.size, shown.mtime_ns, shown.mode) == (3, 9, stat.S_IFREG | 0o600)
+    assert await read_file(fs, ino) == b"con"
+
+
+async def test_a_new_size_touches_the_file(fs: Filesystem, file: Attributes) -> None:
+    shown = await set_(fs, file.ino, size=0)
+    assert shown.mtime_ns == shown.ctime_ns > file.ctime_ns
+
+
+async def test_what_setattr_refuses(fs: Filesystem, file: Attributes) -> None:
+    for changes in (AttributeChanges(mode=0o600), AttributeChanges(size=1)):
+        with refused(errno.ESTALE):
+            await fs.setattr(NOBODYS_INO, changes)
+    with refused(errno.EINVAL):
+        await fs.setattr(file.ino, AttributeChanges(size=-1))
+    with refused(errno.EFBIG):
+        await fs.setattr(file.ino, AttributeChanges(size=limits.FILE_BYTES_MAX + 1))
+    with refused(errno.EISDIR):
+        await fs.setattr(ROOT_INO, AttributeChanges(size=0))
+    link = await fs.symlink(ROOT_INO, b"link", b"target", ROOT)
+    with refused(errno.EINVAL):
+        await fs.setattr(link.ino, AttributeChanges(size=0))
+    with refused(errno.EBADF):
+        await fs.setattr(file.ino, AttributeChanges(size=0), NOBODYS_HANDLE)
+    directory = await fs.opendir(ROOT_INO)
+    with refused(errno.EBADF):
+        await fs.setattr(file.ino, AttributeChanges(size=0), directory)
+    await fs.releasedir(directory)
+
+
+async def test_a_write_clears_the_set_id_bits_where_the_kernel_leaves_it_to_us(
+    fs: Filesystem,
+) -> None:
+    ino = await make_file(fs, b"file", b"content")
+    for clears, expected in ((False, 0o6755), (True, 0o755)):
+        await fs.setattr(ino, AttributeChanges(mode=0o6755))
+        fh = await fs.open(ino, os.O_WRONLY, drops_set_id=clears)
+        await fs.write(fh, 0, b"C")
+        await fs.release(fh)
+        assert stat.S_IMODE((await fs.getattr(ino)).mode) == expected
