@@ -7,7 +7,7 @@ from typing import Final
 
 from rocksdict import Rdict
 
-from aspenkv.engine.rocksdb.errors import open_error
+from aspenkv.engine.rocksdb.errors import TypedErrors
 from aspenkv.engine.rocksdb.layout import LAYOUT, LAYOUT_VERSION
 from aspenkv.engine.rocksdb.options import database_options
 from aspenkv.errors import DataCorruptError, EngineError
@@ -31,16 +31,24 @@ def open_database(path: Path) -> Rdict:
         raise EngineError(
             f"data directory {path} cannot be used ({error.strerror}): name another directory"
         ) from error
-    try:
+    with TypedErrors(path):
         db = Rdict(str(path), database_options())
-    except Exception as error:
-        raise open_error(error, path) from error
     try:
         _check_layout(db, path)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def close_database(db: Rdict, path: Path) -> None:
+    """Sync and close a database. It is closed even if an error is raised.
+
+    Raises:
+        EngineError: what was written last could not be flushed.
+    """
+    with TypedErrors(path):
+        db.close()
 
 
 def _refuse_other_content(path: Path) -> None:

@@ -19,13 +19,8 @@ from rocksdict import Rdict, Snapshot
 from aspenkv.contract import Check, CommitResult, Op, Record, ScanPage, Versioned
 from aspenkv.engine import ServerRecords, Usage
 from aspenkv.engine.rocksdb.commit import CommitBuilder
-from aspenkv.engine.rocksdb.directory import open_database
-from aspenkv.engine.rocksdb.errors import (
-    TakesLongError,
-    missing_value_error,
-    must_wait,
-    typed_error,
-)
+from aspenkv.engine.rocksdb.directory import close_database, open_database
+from aspenkv.engine.rocksdb.errors import TakesLongError, TypedErrors, missing_value_error
 from aspenkv.engine.rocksdb.layout import (
     LARGE,
     REVISION,
@@ -62,6 +57,7 @@ class RocksdbEngine:
         """Wrap an open database."""
         self._db = db
         self._path = path
+        self._typed_errors = TypedErrors(path)
         self._revision = self.revision()
         self._threads = trio.CapacityLimiter(ENGINE_THREADS_MAX)
         self._writes = 0
@@ -77,29 +73,30 @@ class RocksdbEngine:
         Raises:
             DataDirectoryLockedError: another process has it open.
             DataCorruptError: it is damaged.
-            EngineError: it cannot be made or opened, or holds something else.
+            EngineError: it cannot be made or opened, or holds something else; or, at the end, what
+                was written could not be flushed.
         """
         db = await trio.to_thread.run_sync(open_database, path)
         try:
             yield cls(db, path)
         finally:
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(db.close)
+                await trio.to_thread.run_sync(close_database, db, path)
 
     def revision(self) -> int:
         """Return the revision of the newest commit, as stored: a commit may be running."""
-        stored = self._db.get(REVISION)
+        with self._typed_errors:
+            stored = self._db.get(REVISION)
         return 0 if stored is None else int.from_bytes(stored, "big")
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:
         """Read values: inline if they are few and turn out small."""
         if not bulk and len(keys) <= INLINE_GET_KEYS_MAX:
             try:
-                return self._get_small(keys)
+                with self._typed_errors:
+                    return self._get_small(keys)
             except TakesLongError:
                 pass
-            except Exception as error:
-                raise typed_error(error, self._path) from error
         return await self._in_thread(self._get_any, keys)
 
     async def scan(
@@ -111,10 +108,10 @@ class RocksdbEngine:
         scan = partial(self._scan, USER + start, USER + end, limit, keys_only, reverse)
         if limit <= INLINE_SCAN_ENTRIES_MAX:
             try:
-                return scan(inline=True)
-            except Exception as error:
-                if not must_wait(error):
-                    raise typed_error(error, self._path) from error
+                with self._typed_errors:
+                    return scan(inline=True)
+            except TakesLongError:
+                pass
         return await self._in_thread(scan, inline=False)
 
     def commit_nowait(
@@ -124,11 +121,10 @@ class RocksdbEngine:
         if self._removed_bytes >= RECLAIM_BYTES_MIN:
             return None
         try:
-            return self._commit(checks, ops, server_records, inline=True)
-        except Exception as error:
-            if must_wait(error):
-                return None
-            raise typed_error(error, self._path) from error
+            with self._typed_errors:
+                return self._commit(checks, ops, server_records, inline=True)
+        except TakesLongError:
+            return None
 
     async def commit(
         self, checks: Sequence[Check], ops: Sequence[Op], server_records: ServerRecords
@@ -151,11 +147,9 @@ class RocksdbEngine:
 
     def usage(self) -> Usage:
         """Return the live bytes as rocksdb estimates them, and the space of their file system."""
-        try:
+        with self._typed_errors:
             used_bytes = sum(self._db.property_int_value(name) or 0 for name in _USED_BYTES)
             medium = os.statvfs(self._path)
-        except Exception as error:
-            raise typed_error(error, self._path) from error
         return Usage(
             used_bytes,
             medium.f_blocks * medium.f_frsize,
@@ -163,12 +157,10 @@ class RocksdbEngine:
         )
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with self._typed_errors:
             return await trio.to_thread.run_sync(
                 partial(function, *args, **kwargs), limiter=self._threads
             )
-        except Exception as error:
-            raise typed_error(error, self._path) from error
 
     def _get_small(self, keys: Sequence[bytes]) -> list[Versioned | None]:
         records: list[bytes | None] = (
