@@ -191,8 +191,10 @@ class TtlCache(Generic[V]):
         """Return the token for a :meth:`fill`. Take it before the read from the store begins."""
         return self._sequence
 
-    def fill(self, key: bytes, value: V, revision: int, token: int) -> None:
+    def fill(self, key: bytes, value: V, revision: int, token: int) -> bool:
         """Store what a read returned, unless it may be older than what this cache was told.
+
+        Returns False if it may be: the key changed while it was being read.
 
         Args:
             key: the key that was read.
@@ -202,12 +204,13 @@ class TtlCache(Generic[V]):
                 fills.
         """
         if self._events.changed_since(key, token):
-            return
+            return False
         cached = self._entries.get(key)
         if cached is not None and cached.sequence > token and cached.revision > revision:
-            return  # two reads overlapped and the other one saw the newer state
+            return True  # two reads overlapped and the other one saw the newer state
         self._sequence += 1
         self._store(key, value, revision, cached)
+        return True
 
     def invalidate(self, key: bytes, revision: int = _UNKNOWN_REVISION) -> None:
         """Drop ``key``, which changed in the commit ``revision``.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,6 +39,9 @@ from aspenkv.errors import AspenKvError
 
 log = logging.getLogger(__name__)
 
+_LOST_FOR_GOOD = frozenset({errno.ESTALE, errno.EFBIG, errno.EROFS})
+"""What FileContent.write says when no retry can store the bytes."""
+
 
 class DataStatistics(NamedTuple):
     """What the write path holds now. ``failures``: background commits that failed so far."""
@@ -55,9 +59,18 @@ class _Batch(NamedTuple):
     appended: bytes
     appended_at: int
 
+    @property
+    def byte_count(self) -> int:
+        return self.extents.byte_count + len(self.appended)
+
 
 class _File:
-    """An inode that is open in this mount, through any number of handles."""
+    """An inode that is open in this mount, through any number of handles.
+
+    What was appended waits in segments of whole writes, each no larger than a commit takes, so that
+    no write is torn by the append of another machine. Appended bytes are always the file's last:
+    whoever writes at or behind ``appended_at`` by position waits until they are committed.
+    """
 
     __slots__ = (
         "appended",
@@ -70,6 +83,7 @@ class _File:
         "flush_scheduled",
         "ino",
         "lock",
+        "lost",
         "mtime_ns",
         "open_count",
     )
@@ -79,30 +93,38 @@ class _File:
         self.open_count = 0
         self.lock = trio.Lock()
         self.dirty = Extents()
-        self.appended = bytearray()
-        self.appended_at = 0  # where the appended bytes are if no one else appends
+        self.appended: deque[bytearray] = deque()
+        self.appended_at = 0  # where they are if no one else appends meanwhile
         self.batch: _Batch | None = None
         self.drops_set_id = False  # the next commit does
         self.mtime_ns = 0
         self.dirty_since_s = 0.0
-        self.error: Exception | None = None
+        self.error: Exception | None = None  # of a commit whose bytes are kept and retried
+        self.lost: Exception | None = None  # of bytes that no retry can store; told once
         self.flush_scheduled = False
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes that no commit has taken yet."""
-        return self.dirty.byte_count + len(self.appended)
+        return self.dirty.byte_count + sum(map(len, self.appended))
 
     @property
     def is_dirty(self) -> bool:
         return bool(self.dirty or self.appended or self.batch)
 
     @property
+    def appended_from(self) -> int:
+        """Where the bytes begin that were appended and are not committed; FILE_BYTES_MAX: none."""
+        if self.batch is not None and self.batch.appended:
+            return self.batch.appended_at
+        return self.appended_at if self.appended else limits.FILE_BYTES_MAX
+
+    @property
     def end(self) -> int:
         """The least size that the file has with its dirty bytes; 0 if there are none."""
         end = self.dirty.end
         if self.appended:
-            end = max(end, self.appended_at + len(self.appended))
+            end = max(end, self.appended_at + sum(map(len, self.appended)))
         if self.batch is not None:
             end = max(end, self.batch.extents.end)
             if self.batch.appended:
@@ -116,8 +138,18 @@ class _File:
             found += self.batch.extents.within(start, end)
             found += _within(self.batch.appended, self.batch.appended_at, start, end)
         found += self.dirty.within(start, end)
-        found += _within(self.appended, self.appended_at, start, end)
+        at = self.appended_at
+        for segment in self.appended:
+            found += _within(segment, at, start, end)
+            at += len(segment)
         return found
+
+    def append(self, data: Buffer) -> None:
+        """Take one write of at most COMMIT_DATA_BYTES_MAX bytes behind all others."""
+        if self.appended and len(self.appended[-1]) + len(data) <= limits.COMMIT_DATA_BYTES_MAX:
+            self.appended[-1] += data
+        else:
+            self.appended.append(bytearray(data))
 
     def take(self, *, whole_chunks: bool) -> bool:
         """Move a batch out of the dirty bytes; False if there is nothing to commit."""
@@ -125,11 +157,10 @@ class _File:
             limits.COMMIT_DATA_BYTES_MAX, limits.COMMIT_EXTENTS_MAX, whole_chunks=whole_chunks
         )
         appended, appended_at = b"", self.appended_at
-        if not self.dirty:
-            # Appended bytes follow all others, so they wait until those are on their way.
-            room = limits.COMMIT_DATA_BYTES_MAX - extents.byte_count
-            appended = bytes(self.appended[:room])
-            del self.appended[:room]
+        room = limits.COMMIT_DATA_BYTES_MAX - extents.byte_count
+        # Appended bytes follow all others, so they wait until those are on their way.
+        if self.appended and not self.dirty and len(self.appended[0]) <= room:
+            appended = bytes(self.appended.popleft())
             self.appended_at += len(appended)
         if not extents and not appended:
             return False
@@ -140,9 +171,16 @@ class _File:
         """Make a batch dirty again, under what was written since."""
         self.dirty = batch.extents.under(self.dirty)
         if batch.appended:
-            self.appended[:0] = batch.appended
+            self.appended.appendleft(bytearray(batch.appended))
             self.appended_at = batch.appended_at
         self.batch = None
+
+    def drop_waiting(self) -> int:
+        """Forget what no commit has taken yet; return how many bytes that were."""
+        byte_count = self.waiting_bytes
+        self.dirty = Extents()
+        self.appended.clear()
+        return byte_count
 
 
 class _Handle(NamedTuple):
@@ -197,14 +235,12 @@ class Data:
 
     def is_open(self, ino: Ino) -> bool:
         """Return whether any handle of this mount has the inode open."""
-        return ino in self._files
+        file = self._files.get(ino)
+        return file is not None and file.open_count > 0
 
     def open(self, ino: Ino, flags: int, *, drops_set_id: bool = False) -> FileHandle:
         """Make a handle for an inode that exists; see Filesystem.open for ``drops_set_id``."""
-        file = self._files.get(ino)
-        if file is None:
-            file = self._files[ino] = _File(ino)
-        file.open_count += 1
+        file = self._files.get(ino) or _File(ino)
         access = flags & os.O_ACCMODE
         handle = _Handle(
             file,
@@ -214,7 +250,10 @@ class Data:
             drops_set_id,
             Readahead(),
         )
-        return FileHandle(self._handles.add(handle))
+        fh = self._handles.add(handle)
+        file.open_count += 1
+        self._files[ino] = file
+        return fh
 
     def close(self, fh: FileHandle) -> None:
         """Drop a handle. Dirty bytes that could not be committed stay, and are retried."""
@@ -223,12 +262,18 @@ class Data:
         file.open_count -= 1
         self._drop_if_unused(file)
 
-    def discard_dirty(self, ino: Ino) -> None:
-        """Forget the dirty bytes of a file that has no name and is about to be closed for good."""
-        file = self._files[ino]
-        self._dirty_bytes -= file.waiting_bytes
-        file.dirty, file.appended = Extents(), bytearray()
-        self._forget_if_clean(file)
+    async def discard(self, ino: Ino) -> None:
+        """Forget the dirty bytes of a file that has neither a name nor a handle any more."""
+        file = self._files.get(ino)
+        if file is None:
+            return
+        self._dirty_bytes -= file.drop_waiting()
+        await _acquire(file.lock)  # a commit in flight has ended then
+        try:
+            self._dirty_bytes -= file.drop_waiting()  # what it put back, if it failed
+            self._forget_if_clean(file)
+        finally:
+            file.lock.release()
         self._drained.unpark_all()
 
     def _get(self, fh: FileHandle) -> _Handle:
@@ -240,10 +285,6 @@ class Data:
     def ino_of(self, fh: FileHandle) -> Ino:
         """Return the inode that a handle has open; EBADF for a directory's."""
         return self._get(fh).file.ino
-
-    def is_last(self, fh: FileHandle) -> bool:
-        """Return whether the handle is the only one on its inode."""
-        return self._get(fh).file.open_count == 1
 
     def with_dirty(self, attributes: Attributes) -> Attributes:
         """Return attributes as they are with the bytes that are not committed yet."""
@@ -271,18 +312,19 @@ class Data:
             raise FilesystemError(errno.EBADF)
         if offset < 0 or size < 0:
             raise FilesystemError(errno.EINVAL)
-        file = handle.file
+        # The dirty bytes are looked at before anything is awaited: if a commit stores them then,
+        # what is read from the store may be from before or after it, and is right either way.
+        file, readahead = handle.file, handle.readahead
+        dirty = file.within(offset, offset + size) if file.is_dirty else []
+        dirty_end = file.end
         node = await self._inodes.require(file.ino)
-        if not file.is_dirty:
-            end = min(offset + size, node.inode.size)
-            return await self._stored(node, file.ino, offset, end, handle.readahead)
-        end = min(offset + size, max(node.inode.size, file.end))
+        end = min(offset + size, max(node.inode.size, dirty_end))
+        if not dirty and end <= node.inode.size:
+            return await self._stored(node, file.ino, offset, end, readahead)
         if offset >= end:
             return b""
-        # Taken before the store is read: a commit that ends meanwhile changes nothing then.
-        dirty = file.within(offset, end)
         stored_end = min(end, node.inode.size)
-        stored = await self._stored(node, file.ino, offset, stored_end, handle.readahead)
+        stored = await self._stored(node, file.ino, offset, stored_end, readahead)
         buffer = bytearray(stored.ljust(end - offset, b"\x00"))
         overlay(buffer, offset, dirty)
         return bytes(buffer)
@@ -335,8 +377,9 @@ class Data:
         return len(data)
 
     async def _put(self, file: _File, offset: int, data: Buffer) -> None:
-        while file.appended and offset + len(data) > file.appended_at:
-            await self._commit(file)  # what was appended before must not end up above this
+        # What was appended before must not end up behind this: it goes first.
+        while offset + len(data) > file.appended_from:
+            await self._commit(file)
         while len(file.dirty) >= limits.DIRTY_EXTENTS_MAX:
             await self._commit(file)
         before = file.dirty.byte_count
@@ -345,10 +388,11 @@ class Data:
 
     async def _append(self, file: _File, data: Buffer) -> None:
         if not file.appended:
+            end = file.end  # before the await: a commit in flight may end meanwhile
             node = await self._inodes.require(file.ino)
             if not file.appended:  # else another task appended while this one waited
-                file.appended_at = max(node.inode.size, file.end)
-        file.appended += data
+                file.appended_at = max(node.inode.size, end, file.end)
+        file.append(data)
         self._note_dirty(file, len(data))
 
     def _note_dirty(self, file: _File, grown_bytes: int) -> None:
@@ -372,7 +416,8 @@ class Data:
                 raise FilesystemError(errno.EIO, f"the write buffer is full: {victim.error}")
 
     def _raise_error_of(self, file: _File) -> None:
-        error, file.error = file.error, None
+        error = file.lost or file.error
+        file.error = file.lost = None
         if error is not None:
             raise error
 
@@ -405,9 +450,8 @@ class Data:
     async def _commit_batch(self, file: _File) -> None:
         batch = file.batch
         assert batch is not None, "take() makes the batch"
-        size = batch.extents.byte_count + len(batch.appended)
         try:
-            await self._content.write(
+            size = await self._content.write(
                 file.ino,
                 list(batch.extents),
                 batch.appended,
@@ -415,28 +459,26 @@ class Data:
                 drops_set_id=file.drops_set_id,
             )
         except FilesystemError as error:
-            if error.errno not in {errno.ESTALE, errno.EFBIG, errno.EROFS}:
-                self._put_back(file, batch, size)
+            if error.errno not in _LOST_FOR_GOOD:
+                self._put_back(file, batch)
                 raise
-            file.batch = None  # no retry can store these bytes
-            self._account(file, size)
-            raise
+            file.lost = error
         except BaseException:
-            self._put_back(file, batch, size)
+            self._put_back(file, batch)
             raise
+        else:
+            if batch.appended:
+                file.appended_at = size
         file.batch = None
         file.drops_set_id &= file.is_dirty
-        self._account(file, size)
-
-    def _put_back(self, file: _File, batch: _Batch, size: int) -> None:
-        before = file.waiting_bytes
-        file.put_back(batch)
-        self._dirty_bytes += file.waiting_bytes - before - size
+        self._dirty_bytes -= batch.byte_count
+        self._forget_if_clean(file)
         self._drained.unpark_all()
 
-    def _account(self, file: _File, committed_bytes: int) -> None:
-        self._dirty_bytes -= committed_bytes
-        self._forget_if_clean(file)
+    def _put_back(self, file: _File, batch: _Batch) -> None:
+        before = file.waiting_bytes + batch.byte_count
+        file.put_back(batch)
+        self._dirty_bytes += file.waiting_bytes - before
         self._drained.unpark_all()
 
     def _forget_if_clean(self, file: _File) -> None:
@@ -459,7 +501,7 @@ class Data:
             return
         if file.is_dirty:
             await self._commit(file)
-            file.error = None  # what failed before is stored now
+            file.error = None  # the bytes of the commit that failed are stored now
         self._raise_error_of(file)
 
     async def truncate(self, ino: Ino, size: int) -> None:

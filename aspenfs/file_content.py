@@ -46,8 +46,10 @@ class FileContent:
         mtime_ns: int,
         *,
         drops_set_id: bool = False,
-    ) -> None:
+    ) -> int:
         """Write extents, and ``appended`` after all that the file holds then, in one commit.
+
+        Returns the size of the file after it, so where the next bytes are appended.
 
         Together at most COMMIT_DATA_BYTES_MAX bytes. ``drops_set_id`` also clears set-user-ID, and
         set-group-ID where the group may execute.
@@ -56,7 +58,7 @@ class FileContent:
             FilesystemError: ESTALE, the file is gone; EFBIG.
         """
 
-        async def attempt(txn: Transaction) -> None:
+        async def attempt(txn: Transaction) -> int:
             node = await self._inodes.require(ino)
             inode = node.inode
             parts = list(extents)
@@ -81,8 +83,9 @@ class FileContent:
             # The inode may have changed in another way since the bytes were written.
             times = Times(mtime_ns, max(mtime_ns, node.times.ctime_ns))
             self._finish(txn, ino, node, changed, times)
+            return size
 
-        await self._transactions.run(attempt)
+        return await self._transactions.run(attempt)
 
     async def truncate(self, ino: Ino, size: int, now_ns: int) -> None:
         """Set the size; bytes beyond are gone, new ones read as zeros. Costs by what is allocated.

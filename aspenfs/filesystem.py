@@ -136,7 +136,7 @@ class Filesystem:
         )
         self._attributes = AttributeSetter(keys, self._inodes, transactions, now_ns)
         self._xattrs = Xattrs(kv, keys, self._inodes, transactions, now_ns)
-        self._orphans = Orphans(kv, keys, self._inodes, transactions, session)
+        self._orphans = Orphans(kv, keys, self._inodes, transactions, session, self._data.is_open)
 
     # --- inodes and names -----------------------------------------------------------------------
 
@@ -218,8 +218,10 @@ class Filesystem:
         """
         if not stat.S_IFMT(mode):
             mode |= stat.S_IFREG
-        if stat.S_IFMT(mode) in (stat.S_IFDIR, stat.S_IFLNK):
+        if stat.S_IFMT(mode) in {stat.S_IFDIR, stat.S_IFLNK}:
             raise FilesystemError(errno.EINVAL)
+        if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            rdev = 0
         return self._known(await self._namespace.make(parent, name, mode, ctx, rdev=rdev))
 
     async def mkdir(self, parent: Ino, name: bytes, mode: int, ctx: Context) -> Attributes:
@@ -279,7 +281,7 @@ class Filesystem:
     def _note_removed(self, removed: Removed) -> None:
         """Keep what fstat(2) shows of an inode that is gone but still known to the kernel."""
         if removed.kept:
-            if not self._data.is_open(removed.ino):
+            if removed.node.inode.nlink == 1 and not self._data.is_open(removed.ino):
                 self._orphans.collect_soon()
         elif removed.ino in self._lookup_counts:
             shown = attributes(removed.ino, removed.node)
@@ -294,13 +296,16 @@ class Filesystem:
         unprivileged process does; for a caller whose kernel leaves that to us.
 
         Raises:
-            FilesystemError: ESTALE, EISDIR, ELOOP (a symlink), EROFS.
+            FilesystemError: ESTALE, EISDIR, ELOOP (a symlink), ENXIO (a special file), EROFS.
         """
         node = await self._inodes.require(ino)
         if node.inode.is_directory:
             raise FilesystemError(errno.EISDIR)
         if node.inode.target is not None:
             raise FilesystemError(errno.ELOOP)
+        if not node.inode.is_regular:
+            raise FilesystemError(errno.ENXIO, "devices, FIFOs and sockets are the kernel's")
+        self._check_writable(flags)
         fh = self._data.open(ino, flags, drops_set_id=drops_set_id)
         if flags & os.O_TRUNC:  # with O_RDONLY too, as Linux does
             try:
@@ -309,6 +314,10 @@ class Filesystem:
                 self._data.close(fh)
                 raise
         return fh
+
+    def _check_writable(self, flags: int) -> None:
+        if self._transactions.read_only and flags & (os.O_ACCMODE | os.O_TRUNC):
+            raise FilesystemError(errno.EROFS, "the mount is read-only")
 
     async def create(
         self,
@@ -337,12 +346,31 @@ class Filesystem:
             else:
                 fh = self._data.open(found.ino, flags, drops_set_id=drops_set_id)
                 return fh, self._known(found)
-            existing = await self._namespace.lookup(parent, name)
-            if existing is not None:
-                fh = await self.open(existing.ino, flags, drops_set_id=drops_set_id)
-                self._lookup_counts.increment(existing.ino)
-                return fh, await self.getattr(existing.ino)
+            opened = await self._open_existing(parent, name, flags, drops_set_id=drops_set_id)
+            if opened is not None:
+                return opened
         raise FilesystemError(errno.EBUSY, "others keep making and removing the name")
+
+    async def _open_existing(
+        self, parent: Ino, name: bytes, flags: int, *, drops_set_id: bool
+    ) -> tuple[FileHandle, Attributes] | None:
+        """Open what a name means; None if it was removed meanwhile."""
+        existing = await self._namespace.lookup(parent, name)
+        if existing is None:
+            return None
+        try:
+            fh = await self.open(existing.ino, flags, drops_set_id=drops_set_id)
+            try:
+                found = await self.getattr(existing.ino)
+            except BaseException:
+                self._data.close(fh)
+                raise
+        except FilesystemError as error:
+            if error.errno == errno.ESTALE:
+                return None
+            raise
+        self._lookup_counts.increment(existing.ino)
+        return fh, found
 
     async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes at ``offset``; fewer only at the end of the file.
@@ -389,17 +417,21 @@ class Filesystem:
         """
         ino = self._data.ino_of(fh)
         try:
-            node = await self._inodes.node(ino) if self._data.is_last(fh) else None
-            if node is not None and node.inode.nlink == 0:
-                self._data.discard_dirty(ino)
-            else:
-                await self._data.flush_inode(ino)
+            await self.flush(fh)
         finally:
             self._data.close(fh)
-        if node is not None and node.inode.nlink == 0 and not self._data.is_open(ino):
-            await self._orphans.delete(ino)
-            if ino in self._lookup_counts:
-                self._removed[ino] = attributes(ino, node)
+        if not self._data.is_open(ino):
+            await self._remove_if_nameless(ino)
+
+    async def _remove_if_nameless(self, ino: Ino) -> None:
+        """Remove an inode that no handle of this mount leads to, if no name does either."""
+        node = await self._inodes.node(ino)
+        if node is None or node.inode.nlink:
+            return
+        await self._data.discard(ino)
+        await self._orphans.delete(ino)
+        if ino in self._lookup_counts:
+            self._removed[ino] = attributes(ino, node)
 
     # --- directories ----------------------------------------------------------------------------
 

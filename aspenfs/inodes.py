@@ -38,12 +38,18 @@ class Inodes:
     async def node(self, ino: Ino) -> Node | None:
         """Return an inode with its times, or None if there is none (any more)."""
         key = self._keys.inode(ino)
-        node = self._caches.meta.get(key)
-        if type(node) is Node:
-            return node
-        token = self._caches.meta.begin_fill()
-        found, times = await self._kv.get((key, self._keys.times(ino)))
-        return self._decode(ino, found, times, token)
+        cached = self._caches.meta.get(key)
+        if type(cached) is Node:
+            return cached
+        wanted = (key, self._keys.times(ino))
+        node: Node | None = None
+        for _ in range(limits.READ_ATTEMPTS_MAX):
+            token = self._caches.meta.begin_fill()
+            found, times = await self._kv.get(wanted)
+            node = self._decode(ino, found, times)
+            if node is None or self._fill(key, node, token):
+                break
+        return node
 
     async def require(self, ino: Ino) -> Node:
         """Return an inode that the caller holds a reference to.
@@ -79,25 +85,31 @@ class Inodes:
             token = meta.begin_fill()
             found = await self._kv.get(wanted)
             for pair, (position, ino) in enumerate(missing):
-                nodes[position] = self._decode(ino, found[2 * pair], found[2 * pair + 1], token)
+                node = self._decode(ino, found[2 * pair], found[2 * pair + 1])
+                if node is not None and not self._fill(keys.inode(ino), node, token):
+                    node = await self.node(ino)
+                nodes[position] = node
         return nodes
 
-    def _decode(
-        self, ino: Ino, found: Versioned | None, times: Versioned | None, token: int
-    ) -> Node | None:
+    def _fill(self, key: bytes, node: Node, token: int) -> bool:
+        """Cache what was read; False if it changed meanwhile, so that it must be read again.
+
+        Else a write that ended before this read began could be missing from what it returns.
+        """
+        return self._caches.meta.fill(key, node, max(node.revision, node.times_revision), token)
+
+    def _decode(self, ino: Ino, found: Versioned | None, times: Versioned | None) -> Node | None:
         if found is None:
             return None
         key, times_key = self._keys.inode(ino), self._keys.times(ino)
         if times is None:
             raise CorruptRecordError(times_key, "it is missing beside its inode")
-        node = Node(
+        return Node(
             decode_inode(key, found.value),
             found.revision,
             decode_times(times_key, times.value),
             times.revision,
         )
-        self._caches.meta.fill(key, node, max(found.revision, times.revision), token)
-        return node
 
     async def entry(self, parent: Ino, name: bytes) -> Entry:
         """Return what a name means; its ``dentry`` is None if it does not exist."""

@@ -36,6 +36,7 @@ READAHEAD_BYTES_MAX: Final = 1024 * 1024
 COMMIT_DATA_BYTES_MAX: Final = 1024 * 1024  # file data in one commit; its metadata comes on top
 COMMIT_EXTENTS_MAX: Final = 48  # scattered writes in one commit
 
+READ_ATTEMPTS_MAX: Final = 8  # of an inode that changes each time while it is being read
 TXN_ATTEMPTS_MAX: Final = 32
 TXN_BACKOFF_FIRST_S: Final = 0.001
 TXN_BACKOFF_MAX_S: Final = 0.25

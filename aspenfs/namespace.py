@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from aspenfs import acl, limits
-from aspenfs.errors import FilesystemError
+from aspenfs.errors import CorruptRecordError, FilesystemError
 from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys
 from aspenfs.metadata import Dentry, Inode, Times, encode_orphan
@@ -451,9 +451,13 @@ class Namespace:
         key = self._keys.directory_moves
         (moves,) = await self._kv.get((key,))
         ino = new_parent
+        above: set[Ino] = set()
         while ino != ROOT_INO:
             if ino == moved:
                 raise FilesystemError(errno.EINVAL, "a directory cannot be moved into itself")
+            if ino in above:
+                raise CorruptRecordError(self._keys.inode(ino), "it lies below itself")
+            above.add(ino)
             node = await self._inodes.reload(ino)
             if node is None:
                 raise FilesystemError(errno.ENOENT, f"directory {ino} was removed")

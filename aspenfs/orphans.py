@@ -6,6 +6,7 @@ Large files are removed in steps, each a commit of bounded size, so that nothing
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import aclosing
 
 import trio
@@ -36,13 +37,15 @@ class Orphans:
         inodes: Inodes,
         transactions: Transactions,
         session: Session,
+        is_open: Callable[[Ino], bool],
     ) -> None:
-        """Take the parts that the mount composed."""
+        """Take the parts that the mount composed; ``is_open``: by a handle of this mount."""
         self._kv = kv
         self._keys = keys
         self._inodes = inodes
         self._transactions = transactions
         self._session = session
+        self._is_open = is_open
         self._wanted = trio.Event()
 
     async def delete(self, ino: Ino) -> None:
@@ -89,6 +92,7 @@ class Orphans:
     async def collect(self) -> None:
         """Remove the orphans, and fold the usage counters, of every session that has ended.
 
+        Also those of this session that were closed while their last name was being removed.
         The live sessions are read last: a session registers before it owns anything, so an owner
         that is not among them has ended.
         """
@@ -105,7 +109,10 @@ class Orphans:
                 counted.add(parsed.session)
         live = await self._session.live_sessions()
         for ino, owner in owners.items():
-            if owner not in live:
+            if owner == self._session.id:
+                if not self._is_open(ino):
+                    await self.delete(ino)
+            elif owner not in live:
                 await self.delete(ino)
         for session in counted - live - {NO_SESSION}:
             await self._session.fold(session)

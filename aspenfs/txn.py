@@ -157,7 +157,7 @@ class Transactions:
         self._kv = kv
         self._keys = keys
         self._caches = caches
-        self._read_only = read_only
+        self.read_only = read_only
         self._session_lost = False
         self._commits = 0
         self._conflicts = 0
@@ -179,7 +179,7 @@ class Transactions:
             FilesystemError: EROFS on a read-only mount; EBUSY after TXN_ATTEMPTS_MAX conflicts.
             LeaseLostError: the session of this mount lapsed.
         """
-        if self._read_only:
+        if self.read_only:
             raise FilesystemError(errno.EROFS, "the mount is read-only")
         backoff_s = limits.TXN_BACKOFF_FIRST_S
         for _ in range(limits.TXN_ATTEMPTS_MAX):
