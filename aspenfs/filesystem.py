@@ -623,29 +623,43 @@ async def open_filesystem(
         kv, keys, transactions, owner=owner, now_ns=clock.now_ns(), read_only=read_only
     )
     watcher = Watcher(kv, keys, caches)
-    async with (
-        open_session(kv, keys, transactions, read_only=read_only) as session,
-        trio.open_nursery() as nursery,
-    ):
-        filesystem = Filesystem(
-            _Volume(kv, keys, superblock, caches, transactions),
-            session,
-            watcher,
-            nursery,
-            clock,
-            readahead=readahead,
-        )
-        await nursery.start(watcher.run)
-        if not read_only:
-            nursery.start_soon(filesystem.run)
-        try:
-            yield filesystem
-        finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(limits.SHUTDOWN_S) as scope:
-                await _flush_at_exit(filesystem)
-            if scope.cancelled_caught:
-                log.critical("not all data could be written within %s s", limits.SHUTDOWN_S)
-            nursery.cancel_scope.cancel()
+    try:
+        async with (
+            open_session(kv, keys, transactions, read_only=read_only) as session,
+            trio.open_nursery() as nursery,
+        ):
+            filesystem = Filesystem(
+                _Volume(kv, keys, superblock, caches, transactions),
+                session,
+                watcher,
+                nursery,
+                clock,
+                readahead=readahead,
+            )
+            await nursery.start(watcher.run)
+            if not read_only:
+                nursery.start_soon(filesystem.run)
+            try:
+                yield filesystem
+            finally:
+                with trio.CancelScope(shield=True), trio.move_on_after(limits.SHUTDOWN_S) as scope:
+                    await _flush_at_exit(filesystem)
+                if scope.cancelled_caught:
+                    log.critical("not all data could be written within %s s", limits.SHUTDOWN_S)
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        error = _only_exception(group)
+        if error is group:
+            raise
+        raise error from error.__cause__
+
+
+def _only_exception(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one exception of nested groups, so that the caller's own leaves as it was."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _flush_at_exit(filesystem: Filesystem) -> None:
