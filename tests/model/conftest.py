@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.conftest import mounted
+
+__all__ = ["mounted"]  # a fixture is found where its name is
+
 
 @pytest.fixture
 def no_umask() -> Iterator[None]:
