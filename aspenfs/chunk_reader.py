@@ -14,6 +14,7 @@ from aspenfs.keys import Keys
 from aspenfs.types import Ino
 from aspenkv.contract import KeyValue
 from aspenkv.errors import AspenKvError
+from aspenkv.limits import GET_KEYS_MAX
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +111,15 @@ class ChunkReader:
         return [b"" if chunk is None else chunk for chunk in found]
 
     async def _fetch(self, keys: Sequence[bytes]) -> list[bytes]:
-        token = self._cache.begin_fill()
-        found = await self._kv.get(keys, bulk=True)
         chunks: list[bytes] = []
-        for key, versioned in zip(keys, found, strict=True):
-            value = b"" if versioned is None else versioned.value
-            self._cache.fill(key, value, 0 if versioned is None else versioned.revision, token)
-            chunks.append(value)
+        for first in range(0, len(keys), GET_KEYS_MAX):
+            batch = keys[first : first + GET_KEYS_MAX]
+            token = self._cache.begin_fill()
+            found = await self._kv.get(batch, bulk=True)
+            for key, versioned in zip(batch, found, strict=True):
+                value = b"" if versioned is None else versioned.value
+                self._cache.fill(key, value, 0 if versioned is None else versioned.revision, token)
+                chunks.append(value)
         return chunks
 
     def _start_readahead(
