@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import shlex
 from functools import partial
@@ -19,6 +20,8 @@ from aspenfs.cli.logs import log_to_file, log_to_stderr
 from aspenfs.cli.output import displayed
 from aspenfs.cli.report import Reporter
 from aspenfs.config import ExitCode, MountConfig
+
+log = logging.getLogger(__name__)
 
 _PRIVATE_UMASK = 0o077
 
@@ -116,6 +119,9 @@ def serve_mount(config: MountConfig, reporter: Reporter) -> int:
     try:
         trio.run(partial(serve, config, on_locked=on_locked, on_ready=reporter.ready))
     except Exception as error:
-        reporter.failed(failure_of(error))
+        failure = failure_of(error)
+        if failure.is_bug:
+            log.exception("the mount ends on an internal error")
+        reporter.failed(failure)
         raise
     return ExitCode.OK

@@ -22,7 +22,7 @@ from aspenfs.control import (
     serving_process,
 )
 from aspenfs.errors import StartupError
-from aspenfs.limits import FORCED_UNMOUNT_WAIT_S, UNMOUNT_WAIT_S
+from aspenfs.limits import FORCED_UNMOUNT_WAIT_S, LINGERING_MOUNT_S, UNMOUNT_WAIT_S
 from aspenfs.mountpoint import (
     Answer,
     MountEntry,
@@ -99,13 +99,20 @@ def _unmount(entry: MountEntry) -> None:
         elsewhere = _mounted_elsewhere(entry)
         if elsewhere is not None:
             click.echo(f"still mounted on {displayed(elsewhere)}")
-        elif not server.wait_for_end(UNMOUNT_WAIT_S):
-            raise StartupError(
-                f"{entry.mountpoint} is unmounted, but process {server.pid} still runs after "
-                f"{UNMOUNT_WAIT_S:.0f} s: the mount lives on in another mount namespace (such as a "
-                f"container), or its disk is slow; 'kill {server.pid}' ends it cleanly",
-                ExitCode.STILL_RUNNING,
-            )
+        elif not server.wait_for_end(LINGERING_MOUNT_S):
+            if trio.run(_still_serves, entry):
+                raise StartupError(
+                    f"{entry.mountpoint} is unmounted here, but lives on in another mount "
+                    f"namespace, such as a container's: end that, or end the mount cleanly with "
+                    f"'kill {server.pid}'",
+                    ExitCode.STILL_RUNNING,
+                )
+            if not server.wait_for_end(UNMOUNT_WAIT_S):
+                raise StartupError(
+                    f"{entry.mountpoint} is unmounted, but process {server.pid} still writes after "
+                    f"{UNMOUNT_WAIT_S:.0f} s: wait until it ends, or look into its log",
+                    ExitCode.STILL_RUNNING,
+                )
 
 
 def _unmount_by_force(entry: MountEntry) -> None:
@@ -143,6 +150,18 @@ async def _flush(entry: MountEntry) -> None:
             f"cure that, or give it up with 'aspenfs umount --force {entry.mountpoint}'",
             ExitCode.FAILURE,
         ) from None
+
+
+async def _still_serves(entry: MountEntry) -> bool:
+    """Return whether the process still serves requests; False as soon as it is about to end."""
+    if entry.data_dir is None:
+        return False
+    try:
+        async with connect(entry.data_dir) as client:
+            await client.call("status")
+    except (NotServedError, PermissionError, ControlProtocolError, ControlCallError):
+        return False
+    return True
 
 
 def _mounted_elsewhere(entry: MountEntry) -> Path | None:

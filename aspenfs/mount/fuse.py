@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import tempfile
@@ -33,6 +34,7 @@ def fuse_session(operations: pyfuse3.Operations, config: MountConfig) -> Iterato
     Raises:
         StartupError: libfuse or the kernel refused.
     """
+    logging.getLogger("pyfuse3").addFilter(_is_worth_a_line)
     with _captured_stderr() as said:
         try:
             pyfuse3.init(operations, str(config.mountpoint), config.fuse_options())
@@ -72,6 +74,16 @@ def raise_readahead(entry: MountEntry) -> None:
             setting.write_text(str(limits.KERNEL_READAHEAD_KIB), encoding="ascii")
         except OSError as error:  # read-only /sys of a container: slower, but right
             log.info("the kernel's readahead stays as it is: %s", error)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Tell pyfuse3's log records of errors from those of a normal end.
+
+    The kernel answers ENOENT to a reply that nobody waits for any more: it sends a release without
+    waiting, and unmounts meanwhile.
+    """
+    is_reply = isinstance(record.msg, str) and record.msg.endswith("fuse_reply_* failed with %s")
+    return not (is_reply and record.args == (os.strerror(errno.ENOENT),))
 
 
 def _leave_nothing(entry: MountEntry) -> None:

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,39 @@ def test_a_bind_mount_keeps_the_mount_alive(mounted: Mount) -> None:
     (bound / "file").write_bytes(b"still served")
     assert run_aspenfs("umount", bound).returncode == 0
     assert mounted.wait() == 0
+
+
+@contextmanager
+def cloned_namespace() -> Iterator[None]:
+    """Keep a copy of all mounts alive, as a container does."""
+    command = ["unshare", "--mount", "--propagation=private", "sh", "-c", "echo; read end"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as clone:
+        assert clone.stdout is not None
+        assert clone.stdout.readline() == b"\n"
+        try:
+            yield
+        finally:
+            clone.communicate(timeout=60)
+
+
+def test_umount_tells_of_a_mount_that_lives_on_in_a_container(mounted: Mount) -> None:
+    with cloned_namespace():
+        done = run_aspenfs("umount", mounted.mountpoint)
+        assert done.returncode == ExitCode.STILL_RUNNING
+        assert f"'kill {mounted.process.pid}'".encode() in done.stderr
+        assert mount_at(mounted.mountpoint) is None
+        assert mounted.process.poll() is None
+    assert mounted.wait() == 0
+
+
+def test_a_signal_ends_a_mount_that_a_container_holds(mounted: Mount) -> None:
+    mounted.expected_log.append("is mounted elsewhere too")
+    (mounted.mountpoint / "file").write_bytes(b"kept")
+    with cloned_namespace():
+        mounted.process.terminate()
+        assert mounted.wait() == 0
+    mounted.start()
+    assert (mounted.mountpoint / "file").read_bytes() == b"kept"
 
 
 def test_a_read_only_mount_changes_nothing(tmp_path: Path) -> None:
