@@ -44,6 +44,8 @@ INLINE_RANGE_DELETE_KEYS_MAX: Final = 64
 
 RANGE_DELETE_KEYS_MAX: Final = 1024  # more get one range tombstone, which slows reads beside it
 RECLAIM_BYTES_MIN: Final = 64 * 1024 * 1024  # of deleted large values, before they are compacted
+RESERVED_BYTES: Final = 128 * 1024 * 1024  # of a disk; what rocksdb writes to carry out deletions
+SPACE_CHECK_BYTES: Final = 4 * 1024 * 1024  # written between two looks at the free space
 ENGINE_THREADS_MAX: Final = 8  # calls of one engine that block at the same time
 
 MEMORY_CAPACITY_BYTES: Final = 1 << 30  # what the memory engine says it holds, not a bound

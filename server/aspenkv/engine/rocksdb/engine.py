@@ -6,7 +6,6 @@ that may take long run in a worker thread.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,6 +31,7 @@ from aspenkv.engine.rocksdb.layout import (
     record_revision,
 )
 from aspenkv.engine.rocksdb.options import range_read_options, write_options
+from aspenkv.engine.rocksdb.space import SpaceGuard, available_bytes, capacity_bytes
 from aspenkv.limits import (
     ENGINE_THREADS_MAX,
     INLINE_GET_KEYS_MAX,
@@ -64,6 +64,7 @@ class RocksdbEngine:
         self._synced_writes = 0
         self._syncing = trio.Lock()
         self._removed_bytes = 0
+        self._space = SpaceGuard(path)
 
     @classmethod
     @asynccontextmanager
@@ -149,12 +150,7 @@ class RocksdbEngine:
         """Return the live bytes as rocksdb estimates them, and the space of their file system."""
         with self._typed_errors:
             used_bytes = sum(self._db.property_int_value(name) or 0 for name in _USED_BYTES)
-            medium = os.statvfs(self._path)
-        return Usage(
-            used_bytes,
-            medium.f_blocks * medium.f_frsize,
-            medium.f_bavail * medium.f_frsize,
-        )
+            return Usage(used_bytes, capacity_bytes(self._path), available_bytes(self._path))
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         with self._typed_errors:
@@ -243,6 +239,7 @@ class RocksdbEngine:
             return CommitResult(self._revision, failed_check)
         if ops:
             commit.apply(ops)
+            self._space.admit(ops, commit.batch.size_in_bytes())
         if server_records:
             commit.add_server_records(server_records)
         self._db.write(commit.batch, _INLINE_WRITE if inline else _PATIENT_WRITE)

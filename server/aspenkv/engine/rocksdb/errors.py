@@ -81,6 +81,12 @@ def _full(_text: str, path: Path) -> Exception:
     return StorageFullError(f"no space is left for {path}: free some, then try again")
 
 
+def _failed_before(_text: str, path: Path) -> Exception:
+    return EngineError(
+        f"an earlier write to {path} failed: make sure of its disk, then open it anew"
+    )
+
+
 def _damaged(text: str, path: Path) -> Exception:
     return DataCorruptError(f"the data in {path} is damaged ({text}): {_RESTORE}")
 
@@ -99,6 +105,7 @@ _SIGNS: Final[dict[str, Callable[[str, Path], Exception]]] = {
     "No space left on device": _full,
     "lock hold by current process": _locked_here,
     "While lock file": _locked_elsewhere,
+    "Writer has previous error": _failed_before,
     "Corruption": _damaged,
     "No such file or directory": _damaged,
 }
