@@ -73,11 +73,8 @@ docs: $(VENV)/.dev ## Check the documents: links, anchors, and that none is unre
 	@$(BIN)/python scripts/check_docs.py
 
 .PHONY: test
-test: $(VENV)/.dev ## Run all tests, and check their coverage
-	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest $(ARGS)
-	@$(BIN)/coverage combine --quiet
-	@$(BIN)/python scripts/check_coverage.py
+test: $(VENV)/.dev ## Run all tests, and check their coverage; ARGS="-k rename" runs some
+	@scripts/test $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(VENV)/.dev ## Run the tests that need neither a mount nor patience
