@@ -73,6 +73,7 @@ class Calls(Protocol):
     async def truncate(self, path: Path, size: int) -> None: ...
     async def setxattr(self, path: Path, name: bytes, value: bytes, flags: int) -> None: ...
     async def removexattr(self, path: Path, name: bytes) -> None: ...
+    async def getxattr(self, path: Path, name: bytes) -> bytes: ...
     async def xattrs(self, path: Path) -> dict[bytes, bytes]: ...
     async def content(self, path: Path) -> bytes: ...
     async def open(self, path: Path, flags: int, mode: int) -> int: ...
@@ -166,6 +167,9 @@ class KernelCalls:
 
     async def removexattr(self, path: Path, name: bytes) -> None:
         os.removexattr(self._path(path), name, follow_symlinks=False)
+
+    async def getxattr(self, path: Path, name: bytes) -> bytes:
+        return os.getxattr(self._path(path), name, follow_symlinks=False)
 
     async def xattrs(self, path: Path) -> dict[bytes, bytes]:
         full = self._path(path)
@@ -325,6 +329,17 @@ class InodeCalls:
     async def removexattr(self, path: Path, name: bytes) -> None:
         with _os_errors():
             await self.filesystem.removexattr(await self._xattr_owner(path, name), name)
+
+    async def getxattr(self, path: Path, name: bytes) -> bytes:
+        with _os_errors():
+            try:
+                ino = await self._xattr_owner(path, name)
+            except FilesystemError as error:
+                # Who may not have such an attribute has none.
+                number = errno.ENODATA if error.errno == errno.EPERM else error.errno
+                raise FilesystemError(number) from error
+            value: bytes = await self.filesystem.getxattr(ino, name)
+            return value
 
     async def xattrs(self, path: Path) -> dict[bytes, bytes]:
         with _os_errors():

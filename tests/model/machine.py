@@ -277,7 +277,12 @@ class TwoFilesystems(RuleBasedStateMachine):
         path = self.path(spot)
         self.both(lambda calls: calls.setxattr(path, name, BYTES[seed : seed + length], flags))
 
-    @rule(spot=anywhere, name=st.sampled_from(XATTR_NAMES))
+    @rule(spot=anywhere, name=st.sampled_from((*XATTR_NAMES, *BAD_XATTR_NAMES)))
+    def getxattr(self, spot: Spot, name: bytes) -> None:
+        path = self.path(spot)
+        self.both(lambda calls: calls.getxattr(path, name))
+
+    @rule(spot=anywhere, name=st.sampled_from((*XATTR_NAMES, *BAD_XATTR_NAMES)))
     def removexattr(self, spot: Spot, name: bytes) -> None:
         path = self.path(spot)
         self.both(lambda calls: calls.removexattr(path, name))

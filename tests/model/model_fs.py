@@ -252,6 +252,7 @@ class ModelFilesystem:
 
     async def getxattr(self, ino: Ino, name: bytes) -> bytes:
         inode = self._inode(ino)
+        _check_namespace(name)
         if name not in inode.xattrs:
             raise FilesystemError(errno.ENODATA)
         return inode.xattrs[name]
@@ -265,8 +266,7 @@ class ModelFilesystem:
             raise FilesystemError(errno.ERANGE)
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise FilesystemError(errno.E2BIG)
-        if not name.startswith(XATTR_NAMESPACES):
-            raise FilesystemError(errno.EOPNOTSUPP)
+        _check_namespace(name)
         if flags & os.XATTR_CREATE and name in inode.xattrs:
             raise FilesystemError(errno.EEXIST)
         if flags & os.XATTR_REPLACE and name not in inode.xattrs:
@@ -276,6 +276,7 @@ class ModelFilesystem:
 
     async def removexattr(self, ino: Ino, name: bytes) -> None:
         inode = self._inode(ino)
+        _check_namespace(name)
         if name not in inode.xattrs:
             raise FilesystemError(errno.ENODATA)
         del inode.xattrs[name]
@@ -453,3 +454,8 @@ class ModelFilesystem:
 def _check_length(name: bytes) -> None:
     if len(name) > NAME_BYTES_MAX:
         raise FilesystemError(errno.ENAMETOOLONG)
+
+
+def _check_namespace(name: bytes) -> None:
+    if not name.startswith(XATTR_NAMESPACES):
+        raise FilesystemError(errno.EOPNOTSUPP)
