@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aspenfs.chunks import extent_bytes
 from aspenfs.errors import AspenError, errno_of
@@ -109,6 +110,13 @@ class WallClock:
     def __call__(self) -> int:
         self.now_ns += 1000
         return self.now_ns
+
+
+async def turn(clock: MockClock, seconds: float) -> None:
+    """Let what is due now happen, then let time pass, and what is due then happen."""
+    await wait_all_tasks_blocked()
+    clock.jump(seconds)
+    await wait_all_tasks_blocked()
 
 
 @contextmanager
