@@ -17,6 +17,7 @@ COMMIT_CHECKS_MAX: Final = 128
 COMMIT_BYTES_MAX: Final = 1536 * 1024
 
 GET_KEYS_MAX: Final = 1024
+READ_ATTEMPTS_MAX: Final = 64  # of values that are overwritten each time while they are read
 
 SCAN_ENTRIES_MAX: Final = 1024
 SCAN_BYTES_MAX: Final = 1024 * 1024

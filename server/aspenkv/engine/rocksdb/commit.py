@@ -17,7 +17,7 @@ from aspenkv.contract import (
     RevisionIs,
 )
 from aspenkv.engine.mutations import added, patched
-from aspenkv.engine.rocksdb.errors import TakesLongError, missing_value_error
+from aspenkv.engine.rocksdb.errors import TakesLongError, damaged_value_error
 from aspenkv.engine.rocksdb.layout import (
     LARGE,
     LARGE_VALUE_BYTES_MIN,
@@ -26,12 +26,14 @@ from aspenkv.engine.rocksdb.layout import (
     SERVER,
     USER,
     is_large,
+    is_value_of,
     large_record,
     record_revision,
     small_header,
     value_length,
 )
 from aspenkv.engine.rocksdb.options import range_read_options
+from aspenkv.engine.rocksdb.reading import read_large
 from aspenkv.limits import (
     INLINE_COMMIT_BYTES_MAX,
     INLINE_RANGE_DELETE_KEYS_MAX,
@@ -143,9 +145,9 @@ class CommitBuilder:
         self._large_bytes += value_length(record)
         if self._inline and self._large_bytes > INLINE_COMMIT_BYTES_MAX:
             raise TakesLongError
-        value: bytes | None = self._new_large.get(key) or self._db.get(LARGE + key)
-        if value is None:
-            raise missing_value_error(key)
+        value = self._new_large.get(key) or read_large(self._db, key)
+        if value is None or not is_value_of(record, value):
+            raise damaged_value_error(self._db.path(), key)
         return value
 
     def _patch(self, op: Patch) -> None:
@@ -159,7 +161,7 @@ class CommitBuilder:
     def _write(self, key: bytes, value: bytes | memoryview) -> None:
         if len(value) >= LARGE_VALUE_BYTES_MIN:
             value = bytes(value)
-            record = large_record(self._revision, len(value))
+            record = large_record(self._revision, value)
             self._new_large[key] = value
             self.batch.put(LARGE + key, value)
         else:

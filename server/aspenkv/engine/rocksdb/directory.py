@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from rocksdict import Rdict
+from rocksdict import AccessType, Rdict
 
 from aspenkv.engine.rocksdb.errors import TypedErrors
 from aspenkv.engine.rocksdb.layout import LAYOUT, LAYOUT_VERSION
@@ -33,11 +33,31 @@ def open_database(path: Path) -> Rdict:
         ) from error
     with TypedErrors(path):
         db = Rdict(str(path), database_options())
+        if _is_empty(db):
+            db.put(LAYOUT, LAYOUT_VERSION)
+        _check_layout_or_close(db, path)
+    return db
+
+
+def open_read_only(path: Path) -> Rdict:
+    """Open the database in ``path`` as it is now, whoever writes it meanwhile.
+
+    Raises:
+        DataCorruptError: it is damaged.
+        EngineError: there is none, or it may not be read.
+    """
     try:
-        _check_layout(db, path)
-    except BaseException:
-        db.close()
-        raise
+        _refuse_other_content(path)
+        if not (path / "CURRENT").exists():
+            raise EngineError(f"{path} holds no database: name the directory that a server uses")
+    except OSError as error:
+        raise EngineError(
+            f"data directory {path} cannot be read ({error.strerror}): name the directory that a "
+            f"server uses"
+        ) from error
+    with TypedErrors(path):
+        db = Rdict(str(path), database_options(), access_type=AccessType.read_only(False))
+        _check_layout_or_close(db, path)
     return db
 
 
@@ -64,12 +84,19 @@ def _refuse_other_content(path: Path) -> None:
     raise EngineError(f"{path} holds files that are not a database: name an empty directory")
 
 
-def _check_layout(db: Rdict, path: Path) -> None:
+def _is_empty(db: Rdict) -> bool:
+    rows = db.iter()
+    rows.seek_to_first()
+    rows.status()
+    return not rows.valid()
+
+
+def _check_layout_or_close(db: Rdict, path: Path) -> None:
     stored = db.get(LAYOUT)
-    if stored is None:
-        db.put(LAYOUT, LAYOUT_VERSION)
-    elif stored != LAYOUT_VERSION:
+    if stored != LAYOUT_VERSION:
+        db.close()
+        found = "no" if stored is None else stored.decode("latin-1")
         raise EngineError(
-            f"{path} is of storage layout {stored.decode(errors='replace')}, this program knows "
-            f"{LAYOUT_VERSION.decode()}: use the program that wrote it"
+            f"{path} has storage layout {found}, this program knows {LAYOUT_VERSION.decode()}: use "
+            f"the program that wrote it"
         )

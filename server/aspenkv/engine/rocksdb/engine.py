@@ -18,19 +18,20 @@ from rocksdict import Rdict, Snapshot
 from aspenkv.contract import Check, CommitResult, Op, Record, ScanPage, Versioned
 from aspenkv.engine import ServerRecords, Usage
 from aspenkv.engine.rocksdb.commit import CommitBuilder
-from aspenkv.engine.rocksdb.directory import close_database, open_database
-from aspenkv.engine.rocksdb.errors import TakesLongError, TypedErrors, missing_value_error
+from aspenkv.engine.rocksdb.directory import close_database, open_database, open_read_only
+from aspenkv.engine.rocksdb.errors import TakesLongError, TypedErrors, damaged_value_error
 from aspenkv.engine.rocksdb.layout import (
-    LARGE,
     REVISION,
     REVISION_BYTES,
     SERVER,
     USER,
     is_large,
+    is_value_of,
     prefix_end,
     record_revision,
 )
 from aspenkv.engine.rocksdb.options import range_read_options, write_options
+from aspenkv.engine.rocksdb.reading import read_large_of, read_records, read_values
 from aspenkv.engine.rocksdb.space import SpaceGuard, available_bytes, capacity_bytes
 from aspenkv.limits import (
     ENGINE_THREADS_MAX,
@@ -68,8 +69,11 @@ class RocksdbEngine:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator[RocksdbEngine]:
+    async def open(cls, path: Path, *, read_only: bool = False) -> AsyncIterator[RocksdbEngine]:
         """Open the database in ``path``, made if absent, and close it at the end.
+
+        ``read_only`` takes no lock, so that it works beside the process that writes, and makes
+        nothing; it shows the state at the time of opening.
 
         Raises:
             DataDirectoryLockedError: another process has it open.
@@ -77,7 +81,8 @@ class RocksdbEngine:
             EngineError: it cannot be made or opened, or holds something else; or, at the end, what
                 was written could not be flushed.
         """
-        db = await trio.to_thread.run_sync(open_database, path)
+        opening = open_read_only if read_only else open_database
+        db = await trio.to_thread.run_sync(opening, path)
         try:
             yield cls(db, path)
         finally:
@@ -98,7 +103,7 @@ class RocksdbEngine:
                     return self._get_small(keys)
             except TakesLongError:
                 pass
-        return await self._in_thread(self._get_any, keys)
+        return await self._in_thread(read_values, self._db, keys)
 
     async def scan(
         self, start: bytes, end: bytes, *, limit: int, keys_only: bool, reverse: bool
@@ -160,9 +165,7 @@ class RocksdbEngine:
 
     def _get_small(self, keys: Sequence[bytes]) -> list[Versioned | None]:
         records: list[bytes | None] = (
-            [self._db.get(USER + keys[0])]
-            if len(keys) == 1
-            else _get_many(self._db, [USER + key for key in keys])
+            [self._db.get(USER + keys[0])] if len(keys) == 1 else read_records(self._db, keys)
         )
         found: list[Versioned | None] = []
         for record in records:
@@ -172,21 +175,6 @@ class RocksdbEngine:
                 raise TakesLongError
             else:
                 found.append(Versioned(record[REVISION_BYTES:], record_revision(record)))
-        return found
-
-    def _get_any(self, keys: Sequence[bytes]) -> list[Versioned | None]:
-        # One call for both, as rocksdb reads all keys of a call from one state.
-        stored = _get_many(self._db, [USER + key for key in keys] + [LARGE + key for key in keys])
-        found: list[Versioned | None] = []
-        for index, key in enumerate(keys):
-            record = stored[index]
-            if record is None:
-                found.append(None)
-                continue
-            value = stored[len(keys) + index] if is_large(record) else record[REVISION_BYTES:]
-            if value is None:
-                raise missing_value_error(key)
-            found.append(Versioned(value, record_revision(record)))
         return found
 
     def _scan(
@@ -217,12 +205,18 @@ class RocksdbEngine:
             elif inline:
                 raise TakesLongError
             else:
-                value = _large_value(snapshot, key)
+                value = self._large_value(snapshot, key, record)
             size_bytes += len(key) + len(value)
             page.append(Record(key, value, record_revision(record)))
             step()
         rows.status()  # tells the end of the range from an error
         return ScanPage(page, None)
+
+    def _large_value(self, snapshot: Snapshot, key: bytes, record: bytes) -> bytes:
+        value = read_large_of(snapshot, key)
+        if value is None or not is_value_of(record, value):
+            raise damaged_value_error(self._path, key)
+        return value
 
     def _commit(
         self,
@@ -268,16 +262,3 @@ class RocksdbEngine:
 
 
 _USED_BYTES: Final = ("rocksdb.estimate-live-data-size", "rocksdb.cur-size-all-mem-tables")
-
-
-def _get_many(db: Rdict, keys: list[bytes]) -> list[bytes | None]:
-    values: list[bytes | None] = db.get(keys)  # type: ignore[arg-type,assignment]
-    return values
-
-
-def _large_value(snapshot: Snapshot, key: bytes) -> bytes:
-    try:
-        value: bytes = snapshot[LARGE + key]
-    except KeyError as error:
-        raise missing_value_error(key) from error
-    return value

@@ -118,9 +118,9 @@ def _locked(path: Path, holder: str) -> DataDirectoryLockedError:
     )
 
 
-def missing_value_error(key: bytes) -> DataCorruptError:
-    """Return the error to raise when a record says that a value lies apart, and none does."""
-    return DataCorruptError(f"the value of {key!r} is missing: {_RESTORE}")
+def damaged_value_error(path: Path | str, key: bytes) -> DataCorruptError:
+    """Return the error to raise when a value that lies apart is not the one that was written."""
+    return DataCorruptError(f"in {path} the value of {key!r} is missing or damaged: {_RESTORE}")
 
 
 def _lock_holder(lock: Path) -> str:

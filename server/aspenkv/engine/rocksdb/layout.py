@@ -1,7 +1,8 @@
 """How the rocksdb engine lays out its one key space. Pure.
 
     ``k`` + key     revision (u64 big-endian) + value; or, with the top bit of the revision set,
-                    revision + length (u32 big-endian) of a large value that lies apart
+                    revision + length (u32) + XXH3 checksum (u64), big-endian, of a large value
+                    that lies apart
     ``b`` + key     a large value and nothing else, in a blob file
     ``s`` + name    a server record
     ``r``           the revision of the newest commit (u64 big-endian)
@@ -10,12 +11,18 @@
 Large values lie apart because rocksdb's iterators read every blob that they pass, even for keys
 only: 50 us for 64 KiB. So scans, checks and range deletes touch small records only, and a large
 value is stored and returned without a copy to add or cut a header.
+
+The checksum is ours because rocksdb's own, CRC-32C, is computed without the processor's instruction
+for it in the builds of rocksdict: 750 us a MiB where reading takes 110. It also tells a value that
+was overwritten since its record was read.
 """
 
 from __future__ import annotations
 
 import struct
 from typing import Final
+
+from xxhash import xxh3_64_intdigest
 
 USER: Final = b"k"
 LARGE: Final = b"b"
@@ -31,7 +38,7 @@ LARGE_VALUE_BYTES_MIN: Final = 8192
 
 _LARGE_FLAG: Final = 1 << 63
 _LARGE_FLAG_BYTE: Final = 0x80
-_LARGE_RECORD: Final = struct.Struct(">QI")
+_LARGE_RECORD: Final = struct.Struct(">QIQ")
 
 
 def small_header(revision: int) -> bytes:
@@ -39,9 +46,15 @@ def small_header(revision: int) -> bytes:
     return revision.to_bytes(REVISION_BYTES, "big")
 
 
-def large_record(revision: int, value_bytes: int) -> bytes:
+def large_record(revision: int, value: bytes) -> bytes:
     """Return the record of a key whose value lies apart."""
-    return _LARGE_RECORD.pack(revision | _LARGE_FLAG, value_bytes)
+    return _LARGE_RECORD.pack(revision | _LARGE_FLAG, len(value), xxh3_64_intdigest(value))
+
+
+def is_value_of(record: bytes, value: bytes) -> bool:
+    """Tell whether a large value is the one that a record was written with."""
+    _, length, checksum = _LARGE_RECORD.unpack(record)
+    return len(value) == length and bool(xxh3_64_intdigest(value) == checksum)
 
 
 def is_large(record: bytes) -> bool:

@@ -39,6 +39,7 @@ def database_options() -> Options:
     options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(WRITE_BUFFERS_MAX)
+    options.set_advise_random_on_open(False)  # files are read in sequence as often as not
     options.set_max_background_jobs(BACKGROUND_JOBS_MAX)
     options.set_max_open_files(OPEN_FILES_MAX)
     options.set_keep_log_file_num(INFO_LOG_FILES_MAX)
