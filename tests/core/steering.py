@@ -15,7 +15,7 @@ from aspenfs.chunks import extent_bytes
 from aspenfs.errors import AspenError, errno_of
 from aspenfs.filesystem import Filesystem
 from aspenfs.fsck import Report, check_volume
-from aspenfs.limits import CHUNK_BYTES
+from aspenfs.limits import CHUNK_BYTES, DIRTY_BYTES_MAX, DIRTY_FILE_BYTES_MAX
 from aspenfs.scans import records_below
 from aspenfs.types import ROOT_INO, Context, FileHandle, Ino
 from aspenkv.contract import Check, CommitResult, KeyValue, Op, Versioned
@@ -168,6 +168,23 @@ async def names(fs: Filesystem, ino: Ino = ROOT_INO, limit: int = 100) -> list[b
         offset = entries[-1].next_offset
     await fs.releasedir(fh)
     return found
+
+
+def dirty_bytes(fs: Filesystem) -> int:
+    """Return how many bytes wait for a commit or are on their way."""
+    return fs.statistics().data.dirty_bytes
+
+
+async def fill_the_buffer(fs: Filesystem) -> list[FileHandle]:
+    """Write to as many files as it takes until no byte more is taken."""
+    handles: list[FileHandle] = []
+    part = DIRTY_FILE_BYTES_MAX // 2  # so that no file is committed for its own size
+    for number in range(DIRTY_BYTES_MAX // part):
+        fh, _ = await fs.create(ROOT_INO, b"full%d" % number, 0o644, os.O_RDWR, ROOT)
+        await fs.write(fh, 0, bytes(part))
+        handles.append(fh)
+    assert dirty_bytes(fs) == DIRTY_BYTES_MAX
+    return handles
 
 
 async def stored_chunks(fs: Filesystem, ino: Ino) -> dict[int, bytes]:

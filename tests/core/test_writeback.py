@@ -11,14 +11,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from aspenfs import limits
 from aspenfs.filesystem import Filesystem
 from aspenfs.limits import CHUNK_BYTES, DIRTY_BYTES_MAX, DIRTY_FILE_BYTES_MAX, WRITEBACK_DELAY_S
-from aspenfs.types import ROOT_INO, AttributeChanges, FileHandle, Ino
+from aspenfs.types import AttributeChanges, FileHandle, Ino
 from aspenkv.contract import Patch, Put
 from aspenkv.service import Service
 from tests.core.conftest import Open
 from tests.core.steering import (
-    ROOT,
     Gate,
     SteeredClient,
+    dirty_bytes,
+    fill_the_buffer,
     make_file,
     opened,
     read_file,
@@ -32,10 +33,6 @@ MEGABYTE = 2**20
 @pytest.fixture
 async def ino(fs: Filesystem) -> Ino:
     return await make_file(fs, b"file")
-
-
-def dirty_bytes(fs: Filesystem) -> int:
-    return fs.statistics().data.dirty_bytes
 
 
 def chunks_written(fs: Filesystem, store: SteeredClient, ino: Ino) -> list[int]:
@@ -257,18 +254,6 @@ async def test_extents_that_wait_are_bounded(
 
 
 # --- bounded in all -------------------------------------------------------------------------------
-
-
-async def fill_the_buffer(fs: Filesystem) -> list[FileHandle]:
-    """Write to as many files as it takes until no byte more is taken."""
-    handles: list[FileHandle] = []
-    part = DIRTY_FILE_BYTES_MAX // 2  # so that no file is committed for its own size
-    for number in range(DIRTY_BYTES_MAX // part):
-        fh, _ = await fs.create(ROOT_INO, b"full%d" % number, 0o644, os.O_RDWR, ROOT)
-        await fs.write(fh, 0, bytes(part))
-        handles.append(fh)
-    assert dirty_bytes(fs) == DIRTY_BYTES_MAX
-    return handles
 
 
 async def test_a_writer_waits_when_the_buffer_is_full_and_goes_on(
