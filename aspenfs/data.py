@@ -378,9 +378,9 @@ class Data:
 
     async def _put(self, file: _File, offset: int, data: Buffer) -> None:
         # What was appended before must not end up behind this: it goes first.
-        while offset + len(data) > file.appended_from:
-            await self._commit(file)
-        while len(file.dirty) >= limits.DIRTY_EXTENTS_MAX:
+        while (
+            offset + len(data) > file.appended_from or len(file.dirty) >= limits.DIRTY_EXTENTS_MAX
+        ):
             await self._commit(file)
         before = file.dirty.byte_count
         file.dirty.write(offset, data)
@@ -409,10 +409,11 @@ class Data:
         self._raise_error_of(file)
         while self._dirty_bytes and self._dirty_bytes + byte_count > limits.DIRTY_BYTES_MAX:
             victim = next(iter(self._dirty_files.values()), file)
+            told = victim.error
             self._schedule_flush(victim, whole_chunks=False)
             await self._drained.park()
             self._raise_error_of(file)
-            if victim.error is not None:
+            if victim.error is not None and victim.error is not told:
                 raise FilesystemError(errno.EIO, f"the write buffer is full: {victim.error}")
 
     def _raise_error_of(self, file: _File) -> None:
@@ -463,6 +464,7 @@ class Data:
                 self._put_back(file, batch)
                 raise
             file.lost = error
+            log.warning("inode %d: %d bytes are lost: %s", file.ino, batch.byte_count, error)
         except BaseException:
             self._put_back(file, batch)
             raise
@@ -500,8 +502,8 @@ class Data:
         if file is None:
             return
         if file.is_dirty:
+            file.error = None  # of bytes that this commit stores, or says itself why not
             await self._commit(file)
-            file.error = None  # the bytes of the commit that failed are stored now
         self._raise_error_of(file)
 
     async def truncate(self, ino: Ino, size: int) -> None:

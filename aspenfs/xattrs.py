@@ -44,8 +44,9 @@ class Xattrs:
         """Return a value.
 
         Raises:
-            FilesystemError: ENODATA, there is none; ESTALE.
+            FilesystemError: ENODATA, there is none; EOPNOTSUPP (namespace); ESTALE.
         """
+        _check_namespace(name)
         node = await self._inodes.require(ino)
         found = await self._inodes.xattr(ino, node, name)
         if found is None:
@@ -88,8 +89,7 @@ class Xattrs:
             raise FilesystemError(errno.E2BIG)
         if name in _NAMESPACES:
             raise FilesystemError(errno.EINVAL)
-        if not name.startswith(_NAMESPACES) and name not in _ACL_NAMES:
-            raise FilesystemError(errno.EOPNOTSUPP)
+        _check_namespace(name)
         key = self._keys.xattr(ino, name)
 
         async def attempt(txn: Transaction) -> None:
@@ -119,8 +119,9 @@ class Xattrs:
         """Remove an attribute.
 
         Raises:
-            FilesystemError: ENODATA, there is none; ESTALE.
+            FilesystemError: ENODATA, there is none; EOPNOTSUPP (namespace); ESTALE.
         """
+        _check_namespace(name)
         key = self._keys.xattr(ino, name)
 
         async def attempt(txn: Transaction) -> None:
@@ -137,6 +138,11 @@ class Xattrs:
     def _touch(self, txn: Transaction, ino: Ino, node: Node) -> None:
         txn.require_times(ino, node)
         txn.put_times(ino, Times(node.times.mtime_ns, self._now_ns()))
+
+
+def _check_namespace(name: bytes) -> None:
+    if not name.startswith(_NAMESPACES) and name not in _ACL_NAMES:
+        raise FilesystemError(errno.EOPNOTSUPP)
 
 
 def _with_acl(inode: Inode, name: bytes, value: bytes) -> tuple[Inode, bool]:

@@ -55,8 +55,8 @@ class Mount:
         self.kv = kv
         self.caches = Caches.create(time.monotonic)
         self.caches.set_live(True)
-        self.transactions = Transactions(kv, keys, self.caches)  # type: ignore[arg-type]
-        self.inodes = Inodes(kv, keys, self.caches)  # type: ignore[arg-type]
+        self.transactions = Transactions(kv, keys, self.caches)
+        self.inodes = Inodes(kv, keys, self.caches)
 
     async def write(self, *, nlink: int | None = None, times_ns: int) -> None:
         async def attempt(txn: Transaction) -> None:
