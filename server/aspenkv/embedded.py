@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from aspenkv.contract import Status
 from aspenkv.engine import Engine
 from aspenkv.service import Service
 
@@ -22,11 +23,28 @@ async def open_embedded(engine: Engine) -> AsyncIterator[Service]:
         EngineError: the engine cannot be read or written.
     """
     service = Service(engine, EMBEDDED_MEMBERS)
+    await service.load()
     await service.start()
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(service.run)
         try:
             yield service
+        except Exception as error:  # noqa: BLE001 - the nursery would make a group of it
+            failure = error
         finally:
             service.close()
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def read_status(engine: Engine) -> Status:
+    """Return what a server on this engine would say of itself; the engine may be read-only.
+
+    Raises:
+        EngineError: the engine cannot be read.
+    """
+    service = Service(engine, EMBEDDED_MEMBERS)
+    await service.load()
+    return service.status()

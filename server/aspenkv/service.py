@@ -55,7 +55,7 @@ class Service:
     """
 
     def __init__(self, engine: Engine, members: Sequence[str]) -> None:
-        """Serve ``engine``; :meth:`start` must come before any call."""
+        """Serve ``engine``; :meth:`load` comes first, and before any commit :meth:`start`."""
         self._engine = engine
         self._members = tuple(members)
         self._committing = trio.Lock()
@@ -64,17 +64,24 @@ class Service:
         self._hub = WatchHub(engine.revision())
         self._closed = False
 
-    async def start(self) -> None:
-        """Load the leases, and remove those whose holder died with the last server's process.
+    async def load(self) -> None:
+        """Load the leases.
 
         Raises:
-            EngineError: the engine cannot be read or written.
+            EngineError: the engine cannot be read.
         """
         self._leases.load(
             await self._engine.server_records(LEASE_PREFIX),
             await self._engine.server_records(ATTACHMENT_PREFIX),
             trio.current_time(),
         )
+
+    async def start(self) -> None:
+        """Remove the leases whose holder died with the last server's process.
+
+        Raises:
+            EngineError: the engine cannot be written.
+        """
         await self._remove_leases(self._leases.process_bound)
 
     async def run(self) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -16,17 +15,16 @@ from aspenkv.engine import Engine
 from aspenkv.engine.memory import MemoryEngine
 from aspenkv.engine.rocksdb import RocksdbEngine
 from aspenkv.service import Service
+from tests.contract.directories import new_directory
 
 OpenServer = Callable[[], AbstractAsyncContextManager[Service]]
 
 
 @pytest.fixture
-def data_path(tmp_path: Path) -> Iterator[Path]:
-    """Keep the data in memory where that can be: these tests are not of the disk."""
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else tmp_path
-    with tempfile.TemporaryDirectory(dir=parent, prefix="aspenkv-test-") as name:
-        yield Path(name) / "data"
+def data_path() -> Iterator[Path]:
+    directory = new_directory()
+    yield directory / "data"
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(params=["memory", "rocksdb"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,7 @@ def open_database(path: Path) -> Rdict:
         ) from error
     with TypedErrors(path):
         db = Rdict(str(path), database_options())
-        if _is_empty(db):
+        if db.latest_sequence_number() == 0:  # nothing was ever written
             db.put(LAYOUT, LAYOUT_VERSION)
         _check_layout_or_close(db, path)
     return db
@@ -84,17 +85,17 @@ def _refuse_other_content(path: Path) -> None:
     raise EngineError(f"{path} holds files that are not a database: name an empty directory")
 
 
-def _is_empty(db: Rdict) -> bool:
-    rows = db.iter()
-    rows.seek_to_first()
-    rows.status()
-    return not rows.valid()
-
-
 def _check_layout_or_close(db: Rdict, path: Path) -> None:
-    stored = db.get(LAYOUT)
+    try:
+        _check_layout(db.get(LAYOUT), path)
+    except BaseException:
+        with suppress(Exception):  # what it says of the same damage
+            db.close()
+        raise
+
+
+def _check_layout(stored: bytes | None, path: Path) -> None:
     if stored != LAYOUT_VERSION:
-        db.close()
         found = "no" if stored is None else stored.decode("latin-1")
         raise EngineError(
             f"{path} has storage layout {found}, this program knows {LAYOUT_VERSION.decode()}: use "

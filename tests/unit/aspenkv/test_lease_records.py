@@ -1,0 +1,51 @@
+"""Lease records as they are stored, and what happens when they are damaged."""
+
+from __future__ import annotations
+
+import pytest
+
+from aspenkv.contract import NO_LEASE, Put
+from aspenkv.errors import DataCorruptError
+from aspenkv.leases import LeaseTable, removal_records
+
+LEASE = bytes.fromhex("4c 0000000000000007"), bytes.fromhex("00000000000009c4 01")
+ATTACHMENT = bytes.fromhex("41 0000000000000007") + b"key", b""
+
+
+def test_records_are_as_documented() -> None:
+    table = LeaseTable()
+    lease = table.new(7, 2.5, process_bound=True, now_s=100)
+    assert lease.record() == LEASE
+    table.insert(lease)
+    touched = table.touched([Put(b"key", b"", 7)], names_lease=True, now_s=100)
+    assert table.attachment_records(touched) == dict((ATTACHMENT,))
+    table.apply(touched)
+    assert table.attachment_records({b"key": NO_LEASE}) == {ATTACHMENT[0]: None}
+    assert removal_records([lease]) == {LEASE[0]: None, ATTACHMENT[0]: None}
+
+
+def test_loading_gives_back_what_was_stored_with_the_full_time_anew() -> None:
+    table = LeaseTable()
+    table.load([LEASE], [ATTACHMENT], now_s=1000)
+    (lease,) = table.process_bound()
+    assert (lease.id, lease.ttl_s, lease.deadline_s, lease.keys) == (7, 2.5, 1002.5, {b"key"})
+    assert table.next_deadline_s() == 1002.5
+
+
+@pytest.mark.parametrize(
+    ("leases", "attachments"),
+    [
+        ([(LEASE[0][:-1], LEASE[1])], []),
+        ([(LEASE[0], LEASE[1][:-1])], []),
+        ([LEASE], [(ATTACHMENT[0][:5], b"")]),
+        ([], [ATTACHMENT]),
+    ],
+    ids=["short-name", "short-content", "short-attachment", "attachment-to-no-lease"],
+)
+def test_a_damaged_record_is_named(
+    leases: list[tuple[bytes, bytes]], attachments: list[tuple[bytes, bytes]]
+) -> None:
+    name = (attachments or leases)[0][0]
+    with pytest.raises(DataCorruptError) as caught:
+        LeaseTable().load(leases, attachments, now_s=0)
+    assert repr(name) in str(caught.value)
