@@ -44,7 +44,8 @@ class Readahead:
         self.window_bytes = min(max(2 * self.window_bytes, 2 * limits.CHUNK_BYTES), reach)
         start = max(self.asked_end, self.next_offset)
         stop = min(size, self.next_offset + self.window_bytes)
-        if stop - start < self.window_bytes // 2:
+        # Few large ranges rather than many small ones, but the end of the file is never left over.
+        if start >= stop or (stop < size and stop - start < self.window_bytes // 2):
             return None
         self.asked_end = stop
         return start, stop

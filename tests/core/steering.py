@@ -18,7 +18,7 @@ from aspenfs.fsck import Report, check_volume
 from aspenfs.limits import CHUNK_BYTES, DIRTY_BYTES_MAX, DIRTY_FILE_BYTES_MAX
 from aspenfs.scans import records_below
 from aspenfs.types import ROOT_INO, Context, FileHandle, Ino
-from aspenkv.contract import Check, CommitResult, KeyValue, Op, Versioned
+from aspenkv.contract import Check, CommitResult, KeyValue, Op, ScanPage, Versioned
 from aspenkv.errors import AspenKvError
 from aspenkv.service import Service, ServiceClient
 
@@ -59,6 +59,7 @@ class SteeredClient(ServiceClient):
 
     ``before_commit``: the store has not seen the commit yet. ``after_commit``, ``after_get``: the
     store has done its part, but the answer has not arrived; so a commit that fails there was done.
+    With ``yields`` other tasks run before and after each call, as if it went over a network.
     """
 
     def __init__(self, service: Service) -> None:
@@ -70,35 +71,61 @@ class SteeredClient(ServiceClient):
         self.before_keepalive: list[Step] = []
         self.commits: list[Sequence[Op]] = []
         self.gets = 0
+        self.scans = 0
         self.syncs = 0
+        self.yields = False
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
         self.gets += 1
-        await _meet(self.before_get)
+        await self._meet(self.before_get)
         found = await super().get(keys, bulk=bulk)
-        await _meet(self.after_get)
+        await self._meet(self.after_get)
         return found
 
+    async def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        limit: int,
+        keys_only: bool = False,
+        reverse: bool = False,
+        continuation: bytes | None = None,
+    ) -> ScanPage:
+        self.scans += 1
+        await self._meet([])
+        page = await super().scan(
+            start,
+            end,
+            limit=limit,
+            keys_only=keys_only,
+            reverse=reverse,
+            continuation=continuation,
+        )
+        await self._meet([])
+        return page
+
     async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
-        await _meet(self.before_commit)
+        await self._meet(self.before_commit)
         committed = await super().commit(checks, ops)
         if committed.failed_check is None:
             self.commits.append(tuple(ops))
-        await _meet(self.after_commit)
+        await self._meet(self.after_commit)
         return committed
 
     async def keepalive(self, lease: int) -> None:
-        await _meet(self.before_keepalive)
+        await self._meet(self.before_keepalive)
         await super().keepalive(lease)
 
     async def sync(self) -> None:
         self.syncs += 1
         await super().sync()
 
-
-async def _meet(steps: list[Step]) -> None:
-    if steps:
-        await steps.pop(0)()
+    async def _meet(self, steps: list[Step]) -> None:
+        if steps:
+            await steps.pop(0)()
+        elif self.yields:
+            await trio.lowlevel.checkpoint()
 
 
 class WallClock:

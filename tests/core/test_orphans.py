@@ -294,6 +294,7 @@ async def test_the_orphans_of_a_crash_are_collected_at_the_next_open(open_fs: Op
         fh = await fs.open(ino, os.O_RDWR)
         await fs.unlink(ROOT_INO, b"file")
         await fs.write(fh, 0, b"dirty")
+        await wait_all_tasks_blocked()
         service.close()  # nothing that the filesystem does from here on has any effect
     async with open_embedded(engine) as service, open_fs(service.connect()) as fs:
         await wait_all_tasks_blocked()
