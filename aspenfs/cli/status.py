@@ -11,8 +11,8 @@ import click
 import trio
 
 from aspenfs.cli.help import Command
+from aspenfs.cli.mounts import find_mount
 from aspenfs.cli.output import displayed, print_fields, print_json, readable_bytes
-from aspenfs.cli.umount import find_mount
 from aspenfs.config import ExitCode
 from aspenfs.control import ControlCallError, ControlProtocolError, NotServedError, connect
 from aspenfs.mountpoint import Answer, MountEntry, probe, read_mounts
@@ -57,8 +57,11 @@ async def _status_of(entry: MountEntry) -> Status:
     known: Status = {"mountpoint": str(entry.mountpoint), "data": str(entry.data_dir)}
     if entry.data_dir is None:
         return {**known, "state": "of an unknown data directory"}
-    if await trio.to_thread.run_sync(probe, entry.mountpoint) is Answer.DEAD:
+    answer = await trio.to_thread.run_sync(probe, entry.mountpoint)
+    if answer is Answer.DEAD:
         return {**known, "state": "dead: its process is gone; the next mount takes it away"}
+    if answer is Answer.SILENT:
+        return {**known, "state": "does not answer: 'aspenfs umount --force' takes it away"}
     try:
         async with connect(entry.data_dir) as client:
             return {**known, "state": "mounted", **await client.call("status")}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from aspenfs.cli.configure import chosen_data_dir
-from aspenfs.cli.umount import find_mount
+from aspenfs.cli.mounts import find_mount
 from aspenfs.config import ExitCode
 from aspenfs.control import NotServedError, RemoteKeyValue, connect
 from aspenfs.errors import StartupError

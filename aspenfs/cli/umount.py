@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 from pathlib import Path
-from typing import Final, Self
 
 import click
 import trio
 
 from aspenfs.cli.help import Command
+from aspenfs.cli.mounts import ServingProcess, find_mount
 from aspenfs.cli.output import displayed
 from aspenfs.config import ExitCode
-from aspenfs.control import (
-    ControlCallError,
-    ControlProtocolError,
-    NotServedError,
-    connect,
-    serving_process,
-)
+from aspenfs.control import ControlCallError, ControlProtocolError, NotServedError, connect
 from aspenfs.errors import StartupError
-from aspenfs.limits import FORCED_UNMOUNT_WAIT_S, LINGERING_MOUNT_S, UNMOUNT_WAIT_S
+from aspenfs.limits import FORCED_UNMOUNT_WAIT_S, UNMOUNT_CLONES_S, UNMOUNT_WAIT_S
 from aspenfs.mountpoint import (
     Answer,
     MountEntry,
-    mount_at,
     probe,
     read_mounts,
-    resolve,
     unmount,
     unmount_by_force,
 )
-
-_MS_PER_S: Final = 1000
 
 
 @click.command(
@@ -70,36 +57,14 @@ def command(mountpoint: Path, force: bool) -> int:
     return ExitCode.OK
 
 
-def find_mount(path: Path) -> MountEntry:
-    """Return the aspenfs mount on a path.
-
-    Raises:
-        StartupError: there is none.
-    """
-    mountpoint = resolve(path)
-    entry = mount_at(mountpoint)
-    if entry is None:
-        raise StartupError(
-            f"nothing is mounted on {mountpoint}: 'aspenfs status' lists the mounts",
-            ExitCode.NOT_MOUNTED,
-        )
-    if not entry.is_aspenfs:
-        raise StartupError(
-            f"{mountpoint} is a mount of type {entry.filesystem_type}, not of aspenfs: "
-            f"use 'umount {mountpoint}'",
-            ExitCode.NOT_MOUNTED,
-        )
-    return entry
-
-
 def _unmount(entry: MountEntry) -> None:
-    with _Server(entry) as server:
+    with ServingProcess(entry) as server:
         trio.run(_flush, entry)
         unmount(entry.mountpoint)
         elsewhere = _mounted_elsewhere(entry)
         if elsewhere is not None:
             click.echo(f"still mounted on {displayed(elsewhere)}")
-        elif not server.wait_for_end(LINGERING_MOUNT_S):
+        elif not server.wait_for_end(UNMOUNT_CLONES_S):
             if trio.run(_still_serves, entry):
                 raise StartupError(
                     f"{entry.mountpoint} is unmounted here, but lives on in another mount "
@@ -116,7 +81,7 @@ def _unmount(entry: MountEntry) -> None:
 
 
 def _unmount_by_force(entry: MountEntry) -> None:
-    with _Server(entry) as server:
+    with ServingProcess(entry) as server:
         unmount_by_force(entry)
         click.echo(
             f"unmounted {displayed(entry.mountpoint)} by force: programs that had files open there "
@@ -168,43 +133,3 @@ def _mounted_elsewhere(entry: MountEntry) -> Path | None:
     """Return another place where the same mount is seen, such as a bind mount."""
     same = (other.mountpoint for other in read_mounts() if other.device == entry.device)
     return next(same, None)
-
-
-class _Server:
-    """The process that serves a mount, held by a descriptor so that its pid cannot be another's."""
-
-    def __init__(self, entry: MountEntry) -> None:
-        self.pid = _serving_pid(entry)
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> Self:
-        if self.pid:
-            with contextlib.suppress(ProcessLookupError):  # it ended just now
-                self._descriptor = os.pidfd_open(self.pid)
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-
-    def wait_for_end(self, timeout_s: float) -> bool:
-        """Return whether the process has ended, waiting up to ``timeout_s`` seconds for it."""
-        if self._descriptor is None:
-            return True
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        return bool(poll.poll(timeout_s * _MS_PER_S))
-
-
-def _serving_pid(entry: MountEntry) -> int | None:
-    data_dir = entry.data_dir
-    if data_dir is None:
-        return None
-    rivals = (other for other in read_mounts() if other.data_dir == data_dir)
-    if any(other.device != entry.device for other in rivals):
-        # One of them is dead, and the process may well be the other's.
-        return None
-    try:
-        return serving_process(data_dir)
-    except PermissionError:
-        return None

@@ -38,6 +38,13 @@ def run_aspenfs(
     )
 
 
+def succeed(*arguments: str | Path, stdin: bytes = b"", **options: Any) -> bytes:
+    """Run the command, which must succeed and complain of nothing; return its output."""
+    done = run_aspenfs(*arguments, stdin=stdin, **options)
+    assert (done.returncode, done.stderr) == (0, b""), f"{arguments}: {done}"
+    return done.stdout
+
+
 def control_call(data_dir: Path, name: str, **arguments: object) -> Any:
     """Make one control call of a mount."""
 

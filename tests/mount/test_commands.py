@@ -20,21 +20,15 @@ from aspenfs.keys import Keys
 from aspenfs.metadata import Times, encode_times
 from aspenfs.types import Ino
 from aspenkv.limits import VALUE_BYTES_MAX
-from tests.mount.mounts import TIMEOUT_S, Mount, eventually, run_aspenfs
+from tests.mount.mounts import TIMEOUT_S, Mount, eventually, run_aspenfs, succeed
 
 pytestmark = pytest.mark.mount
 
 KEYS = Keys("default")
 
 
-def output_of(*arguments: str | Path, stdin: bytes = b"") -> bytes:
-    done = run_aspenfs(*arguments, stdin=stdin)
-    assert (done.returncode, done.stderr) == (0, b"")
-    return done.stdout
-
-
 def json_of(*arguments: str | Path) -> Any:
-    return json.loads(output_of(*arguments, "--json"))
+    return json.loads(succeed(*arguments, "--json"))
 
 
 def test_status_of_one_mount_and_of_all(mounted: Mount) -> None:
@@ -55,7 +49,7 @@ def test_status_of_one_mount_and_of_all(mounted: Mount) -> None:
     assert status["statistics"]["transactions"]["commits"] > 0
     assert status["bugs"] == 0
     assert status["pid"] in [each.get("pid") for each in json_of("status")]
-    text = output_of("status", mounted.mountpoint).decode()
+    text = succeed("status", mounted.mountpoint).decode()
     assert f"data        {mounted.data_dir}" in text
     assert re.search(r"^dirty +\d+", text, re.MULTILINE)
 
@@ -87,14 +81,14 @@ def test_info_of_every_kind_of_file(mounted: Mount) -> None:
     info = json_of("info", large)
     assert (info["content"], info["chunk_count"]) == ("chunks", 2)
     assert info["record"]["allocated_bytes"] == 2 * limits.CHUNK_BYTES
-    text = output_of("info", large).decode()
+    text = succeed("info", large).decode()
     assert re.search(r"^content +2 chunks$", text, re.MULTILINE)
     assert text.count("\nkey ") == 4
 
     assert json_of("info", mounted.mountpoint / "link")["content"] == "symlink target"
     assert json_of("info", mounted.mountpoint / "dir")["content"] == "none"
-    assert "1:3" in output_of("info", mounted.mountpoint / "null").decode()
-    assert "1970-01-01 00:00:00.000000001 UTC" in output_of("info", small).decode()
+    assert "1:3" in succeed("info", mounted.mountpoint / "null").decode()
+    assert "1970-01-01 00:00:00.000000001 UTC" in succeed("info", small).decode()
 
 
 def test_info_counts_every_chunk_and_names_some(mounted: Mount) -> None:
@@ -111,21 +105,21 @@ def test_keys_are_written_and_read_back(mounted: Mount, is_mounted: bool) -> Non
         mounted.end()
     data = ("--data", mounted.data_dir)
     raw = bytes(range(256)) * 3
-    output_of("kv", "put", *data, "app:raw", "-", stdin=raw)
-    output_of("kv", "put", *data, r"app:\x00\\", r"a\x0ab\\x41")
-    output_of("kv", "put", *data, "app:empty", "")
-    assert output_of("kv", "get", *data, "app:raw", "--raw") == raw
-    assert output_of("kv", "get", *data, r"app:\x00\\") == b"a\\x0ab\\\\x41\n"
-    assert output_of("kv", "get", *data, r"app:\x00\\", "--raw") == b"a\nb\\x41"
+    succeed("kv", "put", *data, "app:raw", "-", stdin=raw)
+    succeed("kv", "put", *data, r"app:\x00\\", r"a\x0ab\\x41")
+    succeed("kv", "put", *data, "app:empty", "")
+    assert succeed("kv", "get", *data, "app:raw", "--raw") == raw
+    assert succeed("kv", "get", *data, r"app:\x00\\") == b"a\\x0ab\\\\x41\n"
+    assert succeed("kv", "get", *data, r"app:\x00\\", "--raw") == b"a\nb\\x41"
     records = json_of("kv", "scan", *data, "app:")
     assert [record["key"] for record in records] == [r"app:\x00\\", "app:empty", "app:raw"]
     assert [len(record["value"]) > 0 for record in records] == [True, False, True]
-    lines = output_of("kv", "scan", *data, "app:", "--reverse", "--limit=2").decode().splitlines()
+    lines = succeed("kv", "scan", *data, "app:", "--reverse", "--limit=2").decode().splitlines()
     assert [line.split()[1] for line in lines] == ["app:raw", "app:empty"]
     assert lines[0].endswith("...")
     assert not any(record["value"] for record in json_of("kv", "scan", *data, "--keys-only"))
-    output_of("kv", "delete", *data, "app:raw")
-    output_of("kv", "delete", *data, "app:raw")
+    succeed("kv", "delete", *data, "app:raw")
+    succeed("kv", "delete", *data, "app:raw")
     done = run_aspenfs("kv", "get", *data, "app:raw")
     assert done.returncode == ExitCode.KEY_ABSENT
     assert b"there is no key app:raw" in done.stderr
@@ -133,8 +127,8 @@ def test_keys_are_written_and_read_back(mounted: Mount, is_mounted: bool) -> Non
 
 def test_a_value_that_is_too_large_is_refused(mounted: Mount) -> None:
     data = ("--mount", mounted.mountpoint)
-    output_of("kv", "put", *data, "app:most", "-", stdin=bytes(VALUE_BYTES_MAX))
-    assert len(output_of("kv", "get", *data, "app:most", "--raw")) == VALUE_BYTES_MAX
+    succeed("kv", "put", *data, "app:most", "-", stdin=bytes(VALUE_BYTES_MAX))
+    assert len(succeed("kv", "get", *data, "app:most", "--raw")) == VALUE_BYTES_MAX
     done = run_aspenfs("kv", "put", *data, "app:more", "-", stdin=bytes(VALUE_BYTES_MAX + 1))
     assert done.returncode == ExitCode.FAILURE
     assert len(done.stderr.splitlines()) == 1
@@ -161,7 +155,7 @@ def test_the_mount_sees_what_is_put_beside_it(mounted: Mount) -> None:
     ino = Ino(path.stat().st_ino)
     times = encode_times(Times(1_234_567_890_000_000_001, 7))
     data = ("--data", mounted.data_dir)
-    output_of("kv", "put", *data, escaped(KEYS.times(ino)), "-", stdin=times)
+    succeed("kv", "put", *data, escaped(KEYS.times(ino)), "-", stdin=times)
     eventually(lambda: path.stat().st_mtime_ns == 1_234_567_890_000_000_001, "the new mtime")
     assert path.stat().st_ctime_ns == 7
 
@@ -170,14 +164,14 @@ def test_fsck_on_a_live_mount_and_after_it(mounted: Mount) -> None:
     for number in range(20):
         (mounted.mountpoint / f"file{number}").write_bytes(bytes(number * 1000))
     for arguments in (("--mount", mounted.mountpoint), ("--data", mounted.data_dir)):
-        assert output_of("fsck", *arguments).endswith(b": clean\n")
+        assert succeed("fsck", *arguments).endswith(b": clean\n")
     mounted.end()
     report = json_of("fsck", "--data", mounted.data_dir)
     assert report["problem_count"] == 0
     assert report["counts"]["dentries"] == 20
 
     key = escaped(KEYS.dentry(Ino(1), b"file3"))
-    output_of("kv", "delete", "--data", mounted.data_dir, key)
+    succeed("kv", "delete", "--data", mounted.data_dir, key)
     done = run_aspenfs("fsck", "--data", mounted.data_dir)
     assert done.returncode == ExitCode.CHECK_FOUND_PROBLEMS
     assert b"unreachable: " in done.stdout
@@ -186,9 +180,9 @@ def test_fsck_on_a_live_mount_and_after_it(mounted: Mount) -> None:
 
 def test_every_command_explains_itself() -> None:
     for command in ("", "mount", "umount", "status", "info", "fsck", "kv"):
-        text = output_of(*command.split(), "--help").decode()
+        text = succeed(*command.split(), "--help").decode()
         assert "Examples:" in text
         assert f"aspenfs {command}".strip() in text
     for command in ("get", "put", "delete", "scan"):
-        assert f"aspenfs kv {command} " in output_of("kv", command, "--help").decode()
-    assert output_of("--version").startswith(b"aspenfs, version ")
+        assert f"aspenfs kv {command} " in succeed("kv", command, "--help").decode()
+    assert succeed("--version").startswith(b"aspenfs, version ")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aspenfs.mountpoint import mount_at
-from tests.mount.mounts import TIMEOUT_S, run_aspenfs
+from tests.mount.mounts import TIMEOUT_S, succeed
 
 pytestmark = pytest.mark.mount
 
@@ -33,12 +33,12 @@ def test_a_line_of_fstab_is_mounted(workplace: Path) -> None:
     entry = mount_at(mountpoint)
     assert entry is not None
     assert entry.data_dir == workplace / "data"
-    assert run_aspenfs("umount", mountpoint).returncode == 0
+    succeed("umount", mountpoint)
     # What the mount table shows as the source is one, too.
     done = run_helper(entry.source, mountpoint, "-v")
     assert done.returncode == 0
     assert f"data     {workplace / 'data'}".encode() in done.stdout
-    assert run_aspenfs("umount", mountpoint).returncode == 0
+    succeed("umount", mountpoint)
 
 
 def test_a_data_directory_among_the_options(workplace: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_data_directory_among_the_options(workplace: Path) -> None:
     done = run_helper("aspenfs", mountpoint, "-o", f"data={workplace / 'data'},volume=v", "-v")
     assert done.returncode == 0, done.stderr
     assert b"(volume v)" in done.stdout
-    assert run_aspenfs("umount", mountpoint).returncode == 0
+    succeed("umount", mountpoint)
 
 
 def test_a_rehearsal_mounts_nothing(workplace: Path) -> None:
@@ -70,7 +70,7 @@ def test_failures_are_mounts_failures(workplace: Path) -> None:
 def test_sloppy_overlooks_unknown_words(workplace: Path) -> None:
     done = run_helper(workplace / "data", workplace / "mnt", "-s", "-o", "nonsense,quux=1")
     assert done.returncode == 0, done.stderr
-    assert run_aspenfs("umount", workplace / "mnt").returncode == 0
+    succeed("umount", workplace / "mnt")
 
 
 def test_mount_itself_finds_the_helper(workplace: Path) -> None:

@@ -18,7 +18,7 @@ from aspenfs.config import ExitCode
 from aspenfs.control import serving_process
 from aspenfs.limits import KERNEL_READAHEAD_KIB
 from aspenfs.mountpoint import Answer, mount_at, probe, unmount
-from tests.mount.mounts import Mount, mounting, run_aspenfs
+from tests.mount.mounts import Mount, mounting, run_aspenfs, succeed
 
 pytestmark = pytest.mark.mount
 
@@ -42,10 +42,10 @@ def test_mount_returns_when_it_answers_and_umount_when_the_data_is_free(workplac
     assert not os.path.ismount(mountpoint)
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
 
-    assert run_aspenfs("fsck", "--data", data_dir).returncode == 0
-    assert run_aspenfs("mount", mountpoint, "--data", data_dir).returncode == 0
+    succeed("fsck", "--data", data_dir)
+    succeed("mount", mountpoint, "--data", data_dir)
     assert (mountpoint / "file").read_bytes() == b"kept"
-    assert run_aspenfs("umount", mountpoint).returncode == 0
+    succeed("umount", mountpoint)
     assert " WARNING " not in (data_dir / "aspenfs.log").read_text()
 
 
@@ -59,7 +59,7 @@ def test_a_mount_in_the_background_is_on_its_own(workplace: Path) -> None:
     assert (process / "fd" / "0").readlink() == Path(os.devnull)
     assert (process / "fd" / "1").readlink() == workplace / "data" / "aspenfs.log"
     assert os.getsid(int(process.name)) == int(process.name)
-    assert run_aspenfs("umount", "mnt", cwd=workplace).returncode == 0
+    succeed("umount", "mnt", cwd=workplace)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -140,7 +140,7 @@ def test_force_leaves_other_mounts_alone(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     with mounting(tmp_path / "one") as one, mounting(tmp_path / "two") as two:
-        assert run_aspenfs("umount", "--force", one.mountpoint).returncode == 0
+        succeed("umount", "--force", one.mountpoint)
         assert one.wait() == 0
         (two.mountpoint / "file").write_bytes(b"alive")
 
@@ -184,11 +184,11 @@ def test_the_data_of_a_dead_mount_can_be_mounted_elsewhere(tmp_path: Path) -> No
         first.kill()
         other = tmp_path / "other"
         other.mkdir()
-        assert run_aspenfs("mount", other, "--data", first.data_dir).returncode == 0
+        succeed("mount", other, "--data", first.data_dir)
         # The process that serves the data now must not be taken for the dead mount's.
-        assert run_aspenfs("umount", first.mountpoint).returncode == 0
+        succeed("umount", first.mountpoint)
         assert probe(other) is Answer.ALIVE
-        assert run_aspenfs("umount", other).returncode == 0
+        succeed("umount", other)
 
 
 def test_an_aborted_connection_leaves_no_dead_mount(mounted: Mount) -> None:
@@ -213,7 +213,7 @@ def test_a_bind_mount_keeps_the_mount_alive(mounted: Mount) -> None:
     assert done.returncode == 0
     assert f"still mounted on {bound}".encode() in done.stdout
     (bound / "file").write_bytes(b"still served")
-    assert run_aspenfs("umount", bound).returncode == 0
+    succeed("umount", bound)
     assert mounted.wait() == 0
 
 
@@ -318,7 +318,7 @@ def test_names_of_every_kind_can_be_mounted(workplace: Path) -> None:
     done = run_aspenfs("mount", mountpoint, "--data", data_dir)
     assert done.returncode == ExitCode.MOUNTPOINT_IN_USE
     assert len(done.stderr.splitlines()) == 1
-    assert run_aspenfs("umount", mountpoint).returncode == 0
+    succeed("umount", mountpoint)
 
 
 def test_an_interrupted_mount_leaves_nothing(workplace: Path) -> None:
@@ -334,6 +334,6 @@ def test_an_interrupted_mount_leaves_nothing(workplace: Path) -> None:
         command.send_signal(signal.SIGINT)
         exit_code = command.wait(60)
     if exit_code == 0:  # it was ready before the signal came
-        assert run_aspenfs("umount", mountpoint).returncode == 0
+        succeed("umount", mountpoint)
     assert mount_at(mountpoint) is None
     assert serving_process(data_dir) is None

@@ -32,6 +32,7 @@ from aspenfs.errors import (
     StartupError,
     VolumeError,
 )
+from aspenfs.mountpoint import Answer, MountEntry
 from aspenkv.errors import DataCorruptError, DataDirectoryLockedError, EngineError
 
 
@@ -231,6 +232,14 @@ def test_without_a_mount_status_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     done = CliRunner().invoke(status_command, [])
     assert (done.exit_code, done.output) == (0, "nothing is mounted\n")
     assert CliRunner().invoke(status_command, ["--json"]).output == "[]\n"
+
+
+def test_status_does_not_wait_for_a_mount_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = MountEntry(1, (0, 1), Path("/m"), "fuse.aspenfs", "aspenfs:/d")
+    monkeypatch.setattr("aspenfs.cli.status.read_mounts", lambda: [entry])
+    monkeypatch.setattr("aspenfs.cli.status.probe", lambda _mountpoint: Answer.SILENT)
+    done = CliRunner().invoke(status_command, [])
+    assert "does not answer: 'aspenfs umount --force'" in done.output
 
 
 def test_times_beyond_the_calendar_are_shown_in_seconds() -> None:
