@@ -231,6 +231,8 @@ class RocksdbEngine:
         failed_check = commit.failed_check(checks)
         if failed_check is not None:
             return CommitResult(self._revision, failed_check)
+        if not ops and not server_records:
+            return CommitResult(self._revision, None)
         if ops:
             commit.apply(ops)
             self._space.admit(ops, commit.batch.size_in_bytes())
