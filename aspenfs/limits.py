@@ -73,10 +73,7 @@ FUSERMOUNT_TIMEOUT_S: Final = 30.0
 LINGERING_MOUNT_S: Final = 2.0  # an unmounted file system ends within milliseconds
 UNMOUNT_CLONES_S: Final = 5.0  # a starting container holds a copy of every mount for a moment
 UNMOUNT_WAIT_S: Final = 300.0  # the time to write what is dirty to a slow disk
-FORCED_UNMOUNT_CLONES_S: Final = (
-    5.0  # a starting container holds a copy of every mount for a moment
-)
-UNMOUNT_WAIT_S: Final = 5.0  # 8 MiB at most are left to write
+FORCED_UNMOUNT_WAIT_S: Final = 5.0  # 8 MiB at most are left to write
 FUSE_TASKS_MAX: Final = 32  # requests in work at once; each may hold a buffer of 1 MiB
 FUSE_IDLE_TASKS_MAX: Final = 8
 GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
