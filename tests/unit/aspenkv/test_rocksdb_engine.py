@@ -167,6 +167,30 @@ async def test_large_values_that_are_gone_or_changed_are_an_error(
             await call()
 
 
+@pytest.mark.parametrize("times", [1, limits.READ_ATTEMPTS_MAX - 1])
+async def test_a_large_value_overwritten_while_it_is_read_is_read_again(
+    engine: RocksdbEngine, times: int
+) -> None:
+    """Between the record and the value, another commits; what comes back is all of one moment."""
+    newest = 0
+
+    def overwrite_then_get(key: Any, *rest: Any) -> Any:
+        nonlocal newest
+        if isinstance(key, bytes) and key.startswith(LARGE) and newest < times:
+            newest += 1
+            value = newest.to_bytes(8, "big") * 10_000
+            engine._db = db
+            engine._commit((), [Put(b"a", value), Put(b"b", value)], {}, inline=False)
+            engine._db = watched
+        return db.get(key, *rest)
+
+    await put(engine, Put(b"a", BIG), Put(b"b", BIG))
+    db = watch(engine, get=overwrite_then_get)
+    watched = engine._db
+    expected = (times.to_bytes(8, "big") * 10_000, times + 1)
+    assert await engine.get([b"a", b"b"], bulk=True) == [expected, expected]
+
+
 async def test_much_deleted_data_is_flushed_so_that_its_space_comes_back(
     engine: RocksdbEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
