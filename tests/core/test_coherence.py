@@ -1,0 +1,231 @@
+"""What other clients change: seen after the event, told to the listener, nothing else dropped."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+import aspenkv.watches
+from aspenfs.filesystem import Filesystem
+from aspenfs.keys import ParsedKey
+from aspenfs.limits import CHUNK_BYTES, META_CACHE_TTL_S, TXN_BACKOFF_FIRST_S
+from aspenfs.types import ROOT_INO, AttributeChanges, Ino
+from aspenkv.service import Service
+from tests.core.conftest import Open
+from tests.core.steering import (
+    ROOT,
+    SteeredClient,
+    make_file,
+    names,
+    opened,
+    read_file,
+    refused,
+    turn,
+)
+
+
+@pytest.fixture
+async def told(fs: Filesystem) -> AsyncIterator[list[ParsedKey | None]]:
+    """What the listener of ``fs`` is told."""
+    heard: list[ParsedKey | None] = []
+    fs.listen(heard.append)
+    yield heard
+    fs.listen(None)
+
+
+@pytest.fixture
+async def ino(fs: Filesystem) -> Ino:
+    ino = await make_file(fs, b"file", b"content")
+    assert await names(fs) == [b"file"]
+    assert await read_file(fs, ino) == b"content"
+    return ino
+
+
+# --- what is seen ---------------------------------------------------------------------------------
+
+
+async def test_new_attributes(fs: Filesystem, peer: Filesystem, ino: Ino) -> None:
+    await peer.setattr(ino, AttributeChanges(mode=0o600, mtime_ns=5))
+    await wait_all_tasks_blocked()
+    assert await fs.getattr(ino) == await peer.getattr(ino)
+
+
+async def test_new_times_alone(fs: Filesystem, peer: Filesystem, ino: Ino) -> None:
+    await peer.setattr(ino, AttributeChanges(mtime_ns=5))
+    await wait_all_tasks_blocked()
+    assert (await fs.getattr(ino)).mtime_ns == 5
+
+
+async def test_new_names(fs: Filesystem, peer: Filesystem, ino: Ino) -> None:
+    del ino
+    with refused(errno.ENOENT):
+        await fs.lookup(ROOT_INO, b"new")
+    await peer.mkdir(ROOT_INO, b"new", 0o755, ROOT)
+    await wait_all_tasks_blocked()
+    assert (await fs.lookup(ROOT_INO, b"new")).nlink == 2
+    assert await names(fs) == [b"file", b"new"]
+    assert (await fs.getattr(ROOT_INO)).nlink == 3
+
+
+async def test_names_that_moved_or_went(fs: Filesystem, peer: Filesystem, ino: Ino) -> None:
+    await peer.rename(ROOT_INO, b"file", ROOT_INO, b"moved")
+    await wait_all_tasks_blocked()
+    with refused(errno.ENOENT):
+        await fs.lookup(ROOT_INO, b"file")
+    assert (await fs.lookup(ROOT_INO, b"moved")).ino == ino
+    await peer.unlink(ROOT_INO, b"moved")
+    await wait_all_tasks_blocked()
+    assert await names(fs) == []
+    with refused(errno.ESTALE):
+        await fs.getattr(ino)
+
+
+@pytest.mark.parametrize("size", [100, 3 * CHUNK_BYTES])
+async def test_new_content(fs: Filesystem, peer: Filesystem, size: int) -> None:
+    ino = await make_file(fs, b"file", b"x" * size)
+    assert await read_file(fs, ino) == b"x" * size
+    async with opened(peer, ino) as fh:
+        await peer.write(fh, size // 2, b"NEW")
+    await wait_all_tasks_blocked()
+    expected = b"x" * (size // 2) + b"NEW" + b"x" * (size - size // 2 - 3)
+    assert await read_file(fs, ino) == expected
+    await peer.setattr(ino, AttributeChanges(size=size // 2 + 1))
+    await peer.setattr(ino, AttributeChanges(size=size))
+    await wait_all_tasks_blocked()
+    assert await read_file(fs, ino) == expected[: size // 2 + 1].ljust(size, b"\0")
+    async with opened(peer, ino, os.O_WRONLY | os.O_TRUNC):
+        pass
+    await wait_all_tasks_blocked()
+    assert await read_file(fs, ino) == b""
+
+
+async def test_new_xattrs(fs: Filesystem, peer: Filesystem, ino: Ino) -> None:
+    with refused(errno.ENODATA):
+        await fs.getxattr(ino, b"user.x")
+    await peer.setxattr(ino, b"user.x", b"1")
+    await wait_all_tasks_blocked()
+    assert await fs.getxattr(ino, b"user.x") == b"1"
+
+
+async def test_a_change_from_a_stale_cache_is_made_on_what_is_there(
+    fs: Filesystem, peer: Filesystem, ino: Ino
+) -> None:
+    await peer.setattr(ino, AttributeChanges(uid=7))  # the event has not been heard yet
+    assert (await fs.setattr(ino, AttributeChanges(gid=8))).uid == 7
+    assert fs.statistics().transactions.conflicts == 1
+
+
+# --- what the listener is told, and what stays ----------------------------------------------------
+
+
+async def test_the_listener_is_told_every_key(
+    fs: Filesystem, peer: Filesystem, told: list[ParsedKey | None]
+) -> None:
+    ino = await make_file(peer, b"file", bytes(CHUNK_BYTES))
+    await wait_all_tasks_blocked()
+    found = set(told)
+    assert {
+        ParsedKey("D", ROOT_INO, b"file"),
+        ParsedKey("I", ino),
+        ParsedKey("I.meta", ino),
+        ParsedKey("I.meta", ROOT_INO),
+        ParsedKey("C", ino),
+    } <= found
+    assert None not in found
+    told.clear()
+    await peer.unlink(ROOT_INO, b"file")
+    await wait_all_tasks_blocked()
+    assert {ParsedKey("D", ROOT_INO, b"file"), ParsedKey("I", ino)} <= set(told)
+    told.clear()
+    fs.listen(None)
+    await peer.mkdir(ROOT_INO, b"unheard", 0o755, ROOT)
+    await wait_all_tasks_blocked()
+    assert told == []
+
+
+async def test_own_changes_are_told_to_nobody_and_drop_nothing(
+    fs: Filesystem, store: SteeredClient, told: list[ParsedKey | None]
+) -> None:
+    ino = await make_file(fs, b"file", b"content")
+    await fs.mkdir(ROOT_INO, b"directory", 0o755, ROOT)
+    await fs.rename(ROOT_INO, b"directory", ROOT_INO, b"renamed")
+    await fs.setattr(ino, AttributeChanges(mode=0o600))
+    await wait_all_tasks_blocked()
+    assert told == []
+    gets = store.gets
+    assert (await fs.lookup(ROOT_INO, b"file")).mode & 0o777 == 0o600
+    assert (await fs.lookup(ROOT_INO, b"renamed")).nlink == 2
+    with refused(errno.ENOENT):
+        await fs.lookup(ROOT_INO, b"directory")
+    assert (await fs.getattr(ROOT_INO)).nlink == 3
+    assert await read_file(fs, ino) == b"content"
+    assert store.gets == gets
+
+
+async def test_a_change_elsewhere_drops_nothing_here(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient, ino: Ino
+) -> None:
+    other = await make_file(peer, b"other", b"x")
+    await wait_all_tasks_blocked()
+    await fs.lookup(ROOT_INO, b"file")
+    gets = store.gets
+    await peer.setattr(other, AttributeChanges(mode=0o600))
+    await wait_all_tasks_blocked()
+    assert (await fs.lookup(ROOT_INO, b"file")).ino == ino
+    assert store.gets == gets
+
+
+async def test_what_is_cached_lasts_while_the_watch_lives(
+    fs: Filesystem, store: SteeredClient, ino: Ino, mock_clock: MockClock
+) -> None:
+    gets = store.gets
+    await turn(mock_clock, 10 * META_CACHE_TTL_S)
+    await fs.getattr(ino)
+    assert store.gets == gets
+
+
+# --- a watch that breaks --------------------------------------------------------------------------
+
+
+async def test_a_client_that_fell_behind_forgets_everything(
+    fs: Filesystem,
+    peer: Filesystem,
+    store: SteeredClient,
+    ino: Ino,
+    told: list[ParsedKey | None],
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,
+) -> None:
+    monkeypatch.setattr(aspenkv.watches, "WATCH_BACKLOG_EVENTS_MAX", 2)
+    for mode in range(5):  # nobody else runs in between
+        await peer.setattr(ino, AttributeChanges(mode=mode))
+    await wait_all_tasks_blocked()
+    gets = store.gets
+    assert (await fs.getattr(ino)).mode & 0o777 == 4
+    assert (await fs.lookup(ROOT_INO, b"file")).ino == ino
+    assert store.gets > gets
+    assert None in told
+    told.clear()
+    await turn(mock_clock, TXN_BACKOFF_FIRST_S)
+    assert told == [None]  # a new watch is open, and what came before it is not known
+    await peer.setattr(ino, AttributeChanges(mode=0o777))
+    await wait_all_tasks_blocked()
+    assert (await fs.getattr(ino)).mode & 0o777 == 0o777
+
+
+async def test_without_a_watch_what_is_cached_has_its_time_to_live(
+    service: Service, open_fs: Open, fs: Filesystem, ino: Ino, mock_clock: MockClock
+) -> None:
+    store = SteeredClient(service)
+    async with open_fs(store) as other:
+        service._hub.close()  # every watch ends, and none is opened again
+        await wait_all_tasks_blocked()
+        assert (await other.getattr(ino)).mode & 0o777 == 0o644
+        await fs.setattr(ino, AttributeChanges(mode=0o600))
+        assert (await other.getattr(ino)).mode & 0o777 == 0o644
+        await turn(mock_clock, META_CACHE_TTL_S)
+        assert (await other.getattr(ino)).mode & 0o777 == 0o600
