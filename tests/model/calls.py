@@ -311,10 +311,14 @@ class InodeCalls:
         await self._change(path, AttributeChanges(mode=mode))
 
     async def chown(self, path: Path, uid: int, gid: int) -> None:
-        await self._change(
-            path,
-            AttributeChanges(uid=None if uid < 0 else uid, gid=None if gid < 0 else gid),
-        )
+        changes = AttributeChanges(uid=None if uid < 0 else uid, gid=None if gid < 0 else gid)
+        if changes == AttributeChanges():
+            # Linux clears the set-ID bits even if neither owner is to change.
+            mode = (await self.lstat(path)).mode
+            if not stat.S_ISDIR(mode):
+                mode &= ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+            changes = AttributeChanges(mode=mode)
+        await self._change(path, changes)
 
     async def utime(self, path: Path, atime_ns: int, mtime_ns: int) -> None:
         await self._change(path, AttributeChanges(atime_ns=atime_ns, mtime_ns=mtime_ns))
@@ -408,9 +412,16 @@ class InodeCalls:
             await self.filesystem.fsync(handle)
 
     async def close(self, handle: int) -> None:
-        del self._flags[handle], self._inos[handle]
+        await self.flush(handle)
+        await self.release(handle)
+
+    async def flush(self, handle: int) -> None:
         with _os_errors():
             await self.filesystem.flush(handle)
+
+    async def release(self, handle: int) -> None:
+        del self._flags[handle], self._inos[handle]
+        with _os_errors():
             await self.filesystem.release(handle)
 
     async def _walk(self, path: Path) -> Attributes:

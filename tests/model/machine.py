@@ -69,8 +69,8 @@ names = st.one_of(st.sampled_from(NAMES[:4]), st.sampled_from((*NAMES, NAME_TOO_
 spots = st.builds(At, numbers, names)
 existing = st.builds(Existing, numbers)
 anywhere: st.SearchStrategy[Spot] = st.one_of(existing, existing, spots)
-modes = st.sampled_from((0o644, 0o600, 0o755, 0o777, 0o4755, 0o2755, 0o2644, 0o1777, 0))
-directory_modes = st.sampled_from((0o755, 0o755, 0o2775, 0o1777, 0))
+modes = st.sampled_from((0o644, 0o600, 0o755, 0o777, 0o4755, 0o2755, 0o2644, 0o1755, 0))
+directory_modes = st.sampled_from((0o755, 0o755, 0o2775, 0o1755, 0))
 node_types = st.sampled_from(
     (stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 )
