@@ -6,6 +6,10 @@ import logging
 
 import pytest
 
+from tests.mount.conftest import mounted
+
+__all__ = ["mounted"]  # a fixture is found where its name is
+
 
 @pytest.fixture
 def failures_may_be_logged(monkeypatch: pytest.MonkeyPatch) -> None:
