@@ -27,7 +27,7 @@ Change = Callable[[Filesystem, "Tree"], Awaitable[object]]
 
 
 class Tree(NamedTuple):
-    """``file``, which is also ``d/link``, and ``g``; directories ``d``, ``e`` and ``d/f``, empty."""
+    """``file``, which is also ``d/link``, and ``g``; the directories ``d``, ``e`` and ``d/f``."""
 
     file: Ino
     d: Ino
