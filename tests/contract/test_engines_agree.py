@@ -29,7 +29,7 @@ from aspenkv.contract import (
 )
 from aspenkv.embedded import open_embedded
 from aspenkv.engine.memory import MemoryEngine
-from aspenkv.engine.rocksdb import RocksdbEngine
+from aspenkv.engine.rocksdb import RocksdbEngine, layout
 from aspenkv.errors import AspenKvError
 from aspenkv.service import Service
 from tests.contract.directories import new_directory
@@ -89,9 +89,9 @@ async def read_range(kv: KeyValue, start: bytes, end: bytes, **options: Any) -> 
 
 
 @asynccontextmanager
-async def serve_rocksdb(path: Path) -> AsyncIterator[Service]:
+async def serve_rocksdb(path: Path) -> AsyncIterator[tuple[RocksdbEngine, Service]]:
     async with RocksdbEngine.open(path) as engine, open_embedded(engine) as service:
-        yield service
+        yield engine, service
 
 
 class EnginesAgree(RuleBasedStateMachine):
@@ -106,8 +106,9 @@ class EnginesAgree(RuleBasedStateMachine):
         self.open_rocksdb()
 
     def open_rocksdb(self) -> None:
-        rocksdb, self.rocksdb_hosted = self.portal.enter(serve_rocksdb(self.directory))
-        self.rocksdb = rocksdb.connect()
+        served, self.rocksdb_hosted = self.portal.enter(serve_rocksdb(self.directory))
+        self.engine, service = served
+        self.rocksdb = service.connect()
 
     def both(self, call: Callable[[KeyValue], Coroutine[Any, Any, T]]) -> T | type[Exception]:
         """Make a call on both engines and return what both answer."""
@@ -163,6 +164,18 @@ class EnginesAgree(RuleBasedStateMachine):
     def holds_the_same(self) -> None:
         self.both(lambda kv: read_range(kv, FIRST, LAST, limit=1024))
         self.both(lambda kv: kv.revision())
+
+    @invariant()
+    def leaves_nothing_behind(self) -> None:
+        """What lies apart belongs to a record that says so: nothing is lost or leaks."""
+        stored: dict[Any, Any] = dict(self.engine._db.items())
+        large = {key[1:] for key in stored if key[:1] == layout.LARGE}
+        told = {
+            key[1:]
+            for key, record in stored.items()
+            if key[:1] == layout.USER and layout.is_large(record)
+        }
+        assert large == told
 
     def teardown(self) -> None:
         try:

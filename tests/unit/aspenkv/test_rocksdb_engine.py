@@ -167,6 +167,28 @@ async def test_large_values_that_are_gone_or_changed_are_an_error(
             await call()
 
 
+@pytest.mark.parametrize(
+    "ops",
+    [
+        [Put(b"a", b"small")],
+        [Patch(b"a", 0, b"", 1)],
+        [Delete(b"a")],
+        [DeleteRange(b"a", b"b")],
+        [DeleteRange(b"0", b"z")],
+        [Put(b"a", BIG), Put(b"a", b"small")],
+        [Put(b"a", b"small"), Put(b"a", BIG), Delete(b"a")],
+        [DeleteRange(b"0", b"z"), Put(b"a", BIG), Delete(b"a")],
+    ],
+)
+async def test_a_large_value_that_is_gone_leaves_nothing_behind(
+    engine: RocksdbEngine, ops: list[Op]
+) -> None:
+    await put(engine, *(Put(b"0%05d" % index, b"") for index in range(1100)))
+    await put(engine, Put(b"a", BIG))
+    await put(engine, *ops)
+    assert engine._db.get(LARGE + b"a") is None
+
+
 @pytest.mark.parametrize("times", [1, limits.READ_ATTEMPTS_MAX - 1])
 async def test_a_large_value_overwritten_while_it_is_read_is_read_again(
     engine: RocksdbEngine, times: int
