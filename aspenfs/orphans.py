@@ -6,14 +6,14 @@ Large files are removed in steps, each a commit of bounded size, so that nothing
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
 from aspenfs import limits
 from aspenfs.chunks import extent_bytes
-from aspenfs.errors import AspenError
+from aspenfs.errors import AspenError, CorruptRecordError, FormatVersionError
 from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys, range_end
 from aspenfs.metadata import decode_orphan
@@ -96,26 +96,34 @@ class Orphans:
         The live sessions are read last: a session registers before it owns anything, so an owner
         that is not among them has ended.
         """
+        owners = await self._owners()
+        counted = await self._counted_sessions()
+        live = await self._session.live_sessions()
+        for ino, owner in owners.items():
+            is_held = self._is_open(ino) if owner == self._session.id else owner in live
+            if not is_held:
+                with _damage_skipped(f"orphan inode {ino} cannot be removed"):
+                    await self.delete(ino)
+        for session in counted - live - {NO_SESSION}:
+            with _damage_skipped(f"the counters of session {session} cannot be folded"):
+                await self._session.fold(session)
+
+    async def _owners(self) -> dict[Ino, SessionId]:
         owners: dict[Ino, SessionId] = {}
-        async with aclosing(records_below(self._kv, self._keys.orphans())) as records:
-            async for record in records:
-                parsed = self._keys.parse(record.key)
-                if parsed is not None:
+        async for record in records_below(self._kv, self._keys.orphans()):
+            parsed = self._keys.parse(record.key)
+            if parsed is not None:
+                with _damage_skipped(f"orphan inode {parsed.ino} cannot be removed"):
                     owners[parsed.ino] = decode_orphan(record.key, record.value)
+        return owners
+
+    async def _counted_sessions(self) -> set[SessionId]:
         counted: set[SessionId] = set()
         async for record in records_below(self._kv, self._keys.usages(), keys_only=True):
             parsed = self._keys.parse(record.key)
             if parsed is not None:
                 counted.add(parsed.session)
-        live = await self._session.live_sessions()
-        for ino, owner in owners.items():
-            if owner == self._session.id:
-                if not self._is_open(ino):
-                    await self.delete(ino)
-            elif owner not in live:
-                await self.delete(ino)
-        for session in counted - live - {NO_SESSION}:
-            await self._session.fold(session)
+        return counted
 
     async def run(self) -> None:
         """Collect now, every ORPHAN_SCAN_S seconds, and when asked to."""
@@ -127,3 +135,12 @@ class Orphans:
             with trio.move_on_after(limits.ORPHAN_SCAN_S):
                 await self._wanted.wait()
             self._wanted = trio.Event()
+
+
+@contextmanager
+def _damage_skipped(consequence: str) -> Iterator[None]:
+    """Log a record that cannot be read, and go on: it must not keep the rest."""
+    try:
+        yield
+    except (CorruptRecordError, FormatVersionError) as error:
+        log.warning("%s: %s", consequence, error)
