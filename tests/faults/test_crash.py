@@ -67,9 +67,9 @@ def test_what_was_synced_survives_a_kill(mounted: Mount) -> None:
                 numbers += [int(line) for line in _output(each)]
         mounted.start()
         for writer, numbers in enumerate(synced):
-            for each in numbers:
-                found = storm.path_of(directory, writer, each).read_bytes()
-                assert found == storm.content(writer, each), f"file {each} of writer {writer}"
+            for file in numbers:
+                found = storm.path_of(directory, writer, file).read_bytes()
+                assert found == storm.content(writer, file), f"file {file} of writer {writer}"
         eventually(lambda: _fsck(mounted)["orphans"] == 0, "files without a name are removed")
     mounted.end()
     assert _fsck(mounted)["orphans"] == 0
