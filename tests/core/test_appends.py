@@ -236,3 +236,21 @@ async def test_a_closed_log_can_be_opened_again(fs: Filesystem) -> None:
         fh = await fs.open(made.ino, APPEND)
     await fs.release(fh)
     assert await read_file(fs, made.ino) == b"line\n" * 3
+
+
+async def test_two_that_append_to_a_file_that_is_not_known_yet(
+    fs: Filesystem, store: SteeredClient, ino: Ino
+) -> None:
+    async with opened(fs, ino, APPEND) as fh:
+        fs._caches.meta.clear()
+        gates = [Gate(), Gate()]
+        store.after_get += gates
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.write, fh, 0, b"second;")
+            await gates[0].reached.wait()
+            nursery.start_soon(fs.write, fh, 0, b"third;")
+            await gates[1].reached.wait()
+            gates[0].open()
+            await wait_all_tasks_blocked()
+            gates[1].open()
+        assert await fs.read(fh, 0, 100) == b"first;second;third;"

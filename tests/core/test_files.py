@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 import pytest
 
@@ -11,10 +12,12 @@ from aspenfs import limits
 from aspenfs.filesystem import Filesystem
 from aspenfs.limits import CHUNK_BYTES, COMMIT_DATA_BYTES_MAX, FILE_BYTES_MAX
 from aspenfs.types import ROOT_INO, FileHandle, Ino
+from aspenkv.errors import EngineError
 from tests.core.steering import (
     NOBODYS_HANDLE,
     ROOT,
     SteeredClient,
+    failing,
     make_file,
     opened,
     read_file,
@@ -221,3 +224,26 @@ async def test_a_read_of_more_chunks_than_one_call_can_ask_for(fs: Filesystem) -
         found = await fs.read(fh, 0, end)
     assert (len(found), found[:1], found[-1:]) == (end, b"y", b"x")
     assert found.count(0) == end - 2
+
+
+async def test_a_read_beyond_what_is_dirty(fs: Filesystem, ino: Ino) -> None:
+    async with opened(fs, ino) as fh:
+        await fs.write(fh, 10, b"dirty")
+        assert await fs.read(fh, 15, 10) == b""
+        assert await fs.read(fh, 14, 10) == b"y"
+
+
+async def test_devices_are_the_kernels(fs: Filesystem) -> None:
+    made = await fs.mknod(ROOT_INO, b"fifo", stat.S_IFIFO | 0o644, 0, ROOT)
+    with refused(errno.ENXIO):
+        await fs.open(made.ino, os.O_RDWR)
+
+
+async def test_an_open_that_cannot_cut_is_none(
+    fs: Filesystem, store: SteeredClient, ino: Ino
+) -> None:
+    store.before_commit.append(failing(EngineError("the disk is gone")))
+    with refused(errno.EIO):
+        await fs.open(ino, os.O_RDWR | os.O_TRUNC)
+    assert fs.statistics().handles == 0
+    assert await read_file(fs, ino) == b"0123456789"

@@ -5,19 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import Any, NoReturn
 
 import pytest
 
 from aspenfs import limits
-from aspenfs.errors import FilesystemError
+from aspenfs.errors import FilesystemError, OutcomeUnknownError
 from aspenfs.filesystem import Filesystem
-from aspenfs.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
-from aspenfs.types import ROOT_INO, AttributeChanges, Ino
+from aspenfs.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, Found
+from aspenfs.nodes import Node
+from aspenfs.types import ROOT_INO, AttributeChanges, FileHandle, Ino
+from aspenkv.errors import EngineError
 from tests.core.steering import (
     ALICE,
     NOBODYS_INO,
     ROOT,
     SteeredClient,
+    failing,
     make_file,
     names,
     opened,
@@ -582,3 +586,83 @@ async def test_only_directories_are_opened_as_directories(fs: Filesystem) -> Non
 async def test_setattr_of_a_new_inode_does_not_need_a_handle(fs: Filesystem) -> None:
     made = await fs.mknod(ROOT_INO, b"file", 0o644, 0, ROOT)
     assert (await fs.setattr(made.ino, AttributeChanges(uid=7))).uid == 7
+
+
+async def test_create_goes_on_when_what_had_the_name_is_removed_meanwhile(
+    fs: Filesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fs._namespace.make
+    steps = iter(("exists", "is gone", "exists", "is stale", "exists", "is stale too", "made"))
+
+    async def make_(*args: Any, **options: Any) -> Found:
+        step = next(steps)
+        if step == "exists":
+            raise FilesystemError(errno.EEXIST)
+        return await made(*args, **options)
+
+    async def lookup(parent: Ino, name: bytes) -> Found | None:
+        del parent, name
+        return None if next(steps) == "is gone" else Found(ROOT_INO, await root())
+
+    async def root() -> Node:
+        return await fs._inodes.require(ROOT_INO)
+
+    async def open_(*_: object, **__: object) -> FileHandle:
+        raise FilesystemError(errno.ESTALE)
+
+    monkeypatch.setattr(fs._namespace, "make", make_)
+    monkeypatch.setattr(fs._namespace, "lookup", lookup)
+    monkeypatch.setattr(fs, "open", open_)
+    fh, found = await fs.create(ROOT_INO, b"file", 0o644, os.O_RDWR, ROOT)
+    assert found.size == 0
+    await fs.release(fh)
+
+
+async def test_create_leaves_no_handle_behind_when_it_fails(
+    fs: Filesystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ino = await make_file(fs, b"file")
+    fs.forget(ino, 1)
+
+    async def fail(_: Ino) -> NoReturn:
+        raise EngineError("the disk is gone")
+
+    monkeypatch.setattr(fs, "getattr", fail)
+    with refused(errno.EIO):
+        await fs.create(ROOT_INO, b"file", 0o644, os.O_RDWR, ROOT)
+    assert (fs.statistics().handles, fs.known_inodes()) == (0, [])
+
+
+@pytest.mark.parametrize("call", ["mkdir", "unlink", "rename", "chmod", "cut", "setxattr"])
+async def test_a_change_whose_answer_was_lost_is_seen_if_it_was_made(
+    fs: Filesystem, store: SteeredClient, call: str
+) -> None:
+    ino = await make_file(fs, b"file", bytes(2 * limits.CHUNK_BYTES))
+    assert await names(fs) == [b"file"]
+    assert len(await read_file(fs, ino)) == 2 * limits.CHUNK_BYTES
+    store.after_commit.append(failing(OutcomeUnknownError("the answer was lost")))
+    with refused(errno.EIO):
+        match call:
+            case "mkdir":
+                await fs.mkdir(ROOT_INO, b"new", 0o755, ROOT)
+            case "unlink":
+                await fs.unlink(ROOT_INO, b"file")
+            case "rename":
+                await fs.rename(ROOT_INO, b"file", ROOT_INO, b"new")
+            case "chmod":
+                await fs.setattr(ino, AttributeChanges(mode=0o600))
+            case "cut":
+                await fs.setattr(ino, AttributeChanges(size=1))
+            case "setxattr":
+                await fs.setxattr(ino, b"user.x", b"1")
+    expected = {"mkdir": [b"file", b"new"], "unlink": [], "rename": [b"new"]}
+    assert await names(fs) == expected.get(call, [b"file"])
+    if call == "unlink":
+        with refused(errno.ENOENT):
+            await fs.lookup(ROOT_INO, b"file")
+        fs.forget(ino, 1)
+        return
+    shown = await fs.getattr(ino)
+    assert stat.S_IMODE(shown.mode) == (0o600 if call == "chmod" else 0o644)
+    assert len(await read_file(fs, ino)) == (1 if call == "cut" else 2 * limits.CHUNK_BYTES)
+    assert await fs.listxattr(ino) == ([b"user.x"] if call == "setxattr" else [])

@@ -181,3 +181,11 @@ async def test_a_store_that_is_full_has_no_free_blocks(
         MemoryEngine, "usage", lambda _: usage._replace(available_bytes=STATFS_BLOCK_BYTES - 1)
     )
     assert (await fs.statfs()).blocks_free == 0
+
+
+async def test_more_errors_than_one_come_out_as_a_group(service: Service, open_fs: Open) -> None:
+    errors = [FilesystemError(2), ValueError("another")]
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_fs(service.connect()):
+            raise ExceptionGroup("both", errors)
+    assert caught.group_contains(ValueError)

@@ -304,3 +304,33 @@ async def test_everything_dirty_is_committed_when_the_filesystem_closes(
     assert other_store.syncs == 1
     await wait_all_tasks_blocked()
     assert await read_file(fs, ino) == b"not closed"
+
+
+async def test_a_cut_that_waited_also_takes_what_was_written_meanwhile(
+    fs: Filesystem, store: SteeredClient, ino: Ino
+) -> None:
+    gate = Gate()
+    async with opened(fs, ino) as fh:
+        store.before_commit.append(gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.setattr, ino, AttributeChanges(size=100))
+            await gate.reached.wait()
+            nursery.start_soon(fs.setattr, ino, AttributeChanges(size=4))
+            await wait_all_tasks_blocked()
+            await fs.write(fh, 0, b"0123456789")
+            gate.open()
+        assert await fs.read(fh, 0, 100) == b"0123"
+
+
+@pytest.mark.logs("not all data could be written within")
+async def test_a_store_that_hangs_does_not_hold_up_the_end_for_ever(
+    service: Service, open_fs: Open, autojump_clock: MockClock
+) -> None:
+    store = SteeredClient(service)
+    before_s = autojump_clock.current_time()
+    async with open_fs(store) as fs:
+        fh = await fs.open(await make_file(fs, b"file"), os.O_WRONLY)
+        await fs.write(fh, 0, b"never stored")
+        store.before_commit += [Gate() for _ in range(100)]
+    waited_s = autojump_clock.current_time() - before_s
+    assert waited_s <= limits.SHUTDOWN_S + limits.SESSION_KEEPALIVE_S + 1
