@@ -73,8 +73,8 @@ async def test_what_was_synced_outlives_a_crash_and_what_was_nameless_does_not(
         nameless = await fs.open(await make_file(fs, b"gone", bytes(5 * CHUNK_BYTES)), os.O_RDWR)
         await fs.unlink(ROOT_INO, b"gone")
         await fs.write(nameless, 0, b"x")
-        await fs.write(fh, 0, b"dirty!")
         await wait_all_tasks_blocked()
+        await fs.write(fh, 0, b"dirty!")
         service.close()  # nothing that the filesystem does from here on has any effect
     async with serve(data_path) as service, open_fs(service.connect()) as fs:
         assert await read_file(fs, ino) == b"synced"
