@@ -395,7 +395,8 @@ class Namespace:
         """Take one name from a file; with the last one, remove it or make it an orphan."""
         inode = found.node.inode
         txn.require_inode(found.ino, found.node)
-        nlink = inode.nlink - 1
+        # 0 already where a cached entry is older than the inode: the required entry fails then.
+        nlink = max(0, inode.nlink - 1)
         many_chunks = inode.allocated_bytes > limits.UNLINK_AT_ONCE_CHUNKS * limits.CHUNK_BYTES
         is_open = self._is_open(found.ino)
         if nlink == 0 and not is_open and not many_chunks:

@@ -15,7 +15,7 @@ from aspenfs import limits
 from aspenfs.cache import Caches
 from aspenfs.keys import Keys, ParsedKey
 from aspenkv.contract import Change, KeyValue
-from aspenkv.errors import ClosedError, WatchGapError
+from aspenkv.errors import AspenKvError, ClosedError, WatchGapError
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,10 @@ class Watcher:
                 log.info("fell behind the changes of other clients; all caches are dropped")
             except ClosedError:
                 return
+            except AspenKvError as error:
+                if not started:
+                    raise
+                log.warning("changes by others cannot be followed: %s; trying again", error)
             finally:
                 self._caches.set_live(False)
                 self._drop_all(0)
