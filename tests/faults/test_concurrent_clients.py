@@ -231,6 +231,7 @@ async def test_appenders_of_two_mounts_keep_every_line_whole(seed: int) -> None:
         async with trio.open_nursery() as nursery:
             for task, mine in enumerate(lines):
                 nursery.start_soon(append, (volume.one, volume.two)[task % 2], mine)
+        await trio.testing.wait_all_tasks_blocked()  # every event has arrived
         found = await volume.two.lookup(ROOT_INO, b"log")
         fh = await volume.two.open(found.ino, os.O_RDONLY)
         content = await volume.two.read(fh, 0, found.size)
