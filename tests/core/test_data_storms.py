@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
@@ -66,6 +67,45 @@ async def close(fs: Filesystem, fh: FileHandle) -> None:
         await fs.release(fh)
 
 
+async def disturb(fs: Filesystem, dice: random.Random) -> None:
+    """Let others run, and now and then the store be asked anew."""
+    if dice.random() < 0.2:
+        fs._caches.clear()
+    for _ in range(dice.randint(0, 10)):
+        await trio.lowlevel.checkpoint()
+
+
+async def write_region(
+    fs: Filesystem, ino: Ino, offset: int, content: bytearray, dice: random.Random
+) -> None:
+    """Write to a region that nobody else writes; note in ``content`` what it holds."""
+    fh = await fs.open(ino, os.O_RDWR)
+    for _ in range(ROUNDS):
+        at = dice.randrange(REGION)
+        data = dice.randbytes(min(dice.choice((1, 100, 5000, REGION)), REGION - at))
+        await until_done(partial(fs.write, fh, offset + at, data))
+        content[at : at + len(data)] = data
+        await disturb(fs, dice)
+        if dice.random() < 0.05:
+            await until_done(partial(fs.flush, fh))
+        assert (await fs.read(fh, offset, REGION)).ljust(REGION, b"\0") == content
+    await close(fs, fh)
+
+
+async def append_lines(fs: Filesystem, ino: Ino, mark: bytes, dice: random.Random) -> None:
+    """Append numbered lines that begin with ``mark``."""
+    fh = await fs.open(ino, os.O_RDWR | os.O_APPEND)
+    for number in range(ROUNDS):
+        line = b"%s%d;" % (mark * dice.randint(1, 5000), number)
+        await until_done(partial(fs.write, fh, 0, line))
+        await disturb(fs, dice)
+        if dice.random() < 0.05:
+            await until_done(partial(fs.flush, fh))
+        size = (await fs.getattr(ino)).size
+        assert line in await fs.read(fh, 0, size)
+    await close(fs, fh)
+
+
 @pytest.mark.logs("could not be written")
 @pytest.mark.parametrize("seed", range(3))
 async def test_writers_of_regions_and_appenders_of_lines(
@@ -74,48 +114,18 @@ async def test_writers_of_regions_and_appenders_of_lines(
     dice = random.Random(seed)
     files = [await make_file(fs, b"%d" % number) for number in range(2)]
     log = await make_file(fs, b"log")
-    regions: dict[tuple[Ino, int], bytearray] = {}
-
-    async def disturb(dice: random.Random) -> None:
-        """Let others run, and now and then the store be asked anew."""
-        if dice.random() < 0.2:
-            fs._caches.clear()
-        for _ in range(dice.randint(0, 10)):
-            await trio.lowlevel.checkpoint()
-
-    async def write(ino: Ino, offset: int, dice: random.Random) -> None:
-        content = regions[ino, offset] = bytearray(REGION)
-        fh = await fs.open(ino, os.O_RDWR)
-        for _ in range(ROUNDS):
-            at = dice.randrange(REGION)
-            data = dice.randbytes(min(dice.choice((1, 100, 5000, REGION)), REGION - at))
-            await until_done(lambda: fs.write(fh, offset + at, data))  # noqa: B023
-            content[at : at + len(data)] = data
-            await disturb(dice)
-            if dice.random() < 0.05:
-                await until_done(lambda: fs.flush(fh))
-            assert (await fs.read(fh, offset, REGION)).ljust(REGION, b"\0") == content
-        await close(fs, fh)
-
-    async def append(mark: bytes, dice: random.Random) -> None:
-        fh = await fs.open(log, os.O_RDWR | os.O_APPEND)
-        for number in range(ROUNDS):
-            line = b"%s%d;" % (mark * dice.randint(1, 5000), number)
-            await until_done(lambda: fs.write(fh, 0, line))  # noqa: B023
-            await disturb(dice)
-            if dice.random() < 0.05:
-                await until_done(lambda: fs.flush(fh))
-            size = (await fs.getattr(log)).size
-            assert line in await fs.read(fh, 0, size)
-        await close(fs, fh)
-
+    marks = [b"a", b"b", b"c", b"d", b"e"]
+    regions = {
+        (ino, number * REGION): bytearray(REGION) for ino in files for number in range(WRITERS)
+    }
     store.yields = True
     store.before_commit += unreliable(dice)
     async with trio.open_nursery() as nursery:
-        for number in range(WRITERS):
-            for ino in files:
-                nursery.start_soon(write, ino, number * REGION, random.Random(dice.random()))
-            nursery.start_soon(append, b"abcde"[number : number + 1], random.Random(dice.random()))
+        for (ino, offset), content in regions.items():
+            seeds = random.Random(dice.random())
+            nursery.start_soon(write_region, fs, ino, offset, content, seeds)
+        for mark in marks:
+            nursery.start_soon(append_lines, fs, log, mark, random.Random(dice.random()))
     store.before_commit.clear()
     await until_done(fs.sync)
     assert dirty_bytes(fs) == 0
@@ -123,7 +133,7 @@ async def test_writers_of_regions_and_appenders_of_lines(
         found = (await read_file(fs, ino))[offset : offset + REGION]
         assert found.ljust(REGION, b"\0") == content
     lines = (await read_file(fs, log)).split(b";")[:-1]
-    assert len(lines) == WRITERS * ROUNDS
-    for mark in (b"a", b"b", b"c", b"d", b"e"):
+    assert len(lines) == len(marks) * ROUNDS
+    for mark in marks:
         ours = [line.lstrip(mark) for line in lines if line.startswith(mark)]
         assert ours == [b"%d" % number for number in range(ROUNDS)]
