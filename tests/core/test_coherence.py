@@ -12,8 +12,15 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 import aspenkv.watches
 from aspenfs.filesystem import Filesystem
 from aspenfs.keys import ParsedKey
-from aspenfs.limits import CHUNK_BYTES, META_CACHE_TTL_S, TXN_BACKOFF_FIRST_S
+from aspenfs.limits import (
+    CHUNK_BYTES,
+    META_CACHE_TTL_S,
+    READ_ATTEMPTS_MAX,
+    TXN_BACKOFF_FIRST_S,
+    TXN_BACKOFF_MAX_S,
+)
 from aspenfs.types import ROOT_INO, AttributeChanges, Ino
+from aspenkv.errors import TooManyError
 from aspenkv.service import Service
 from tests.core.conftest import Open
 from tests.core.steering import (
@@ -229,3 +236,105 @@ async def test_without_a_watch_what_is_cached_has_its_time_to_live(
         assert (await other.getattr(ino)).mode & 0o777 == 0o644
         await turn(mock_clock, META_CACHE_TTL_S)
         assert (await other.getattr(ino)).mode & 0o777 == 0o600
+
+
+@pytest.mark.logs("the changes of other clients cannot be followed.*trying again")
+async def test_a_watch_that_cannot_be_opened_again_is_tried_again(
+    fs: Filesystem,
+    peer: Filesystem,
+    ino: Ino,
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(aspenkv.watches, "WATCH_BACKLOG_EVENTS_MAX", 1)
+        patch.setattr(aspenkv.watches, "WATCHES_MAX", 0)
+        for mode in range(3):
+            await peer.setattr(ino, AttributeChanges(mode=mode))
+        for _ in range(5):
+            await turn(mock_clock, TXN_BACKOFF_MAX_S)
+        assert (await fs.getattr(ino)).mode & 0o777 == 2
+    await turn(mock_clock, TXN_BACKOFF_MAX_S)
+    await fs.getattr(ino)
+    await peer.setattr(ino, AttributeChanges(mode=0o777))
+    await wait_all_tasks_blocked()
+    assert (await fs.getattr(ino)).mode & 0o777 == 0o777
+
+
+async def test_a_mount_that_can_follow_nobody_does_not_start(
+    service: Service, open_fs: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aspenkv.watches, "WATCHES_MAX", 0)
+    with pytest.raises(TooManyError):
+        async with open_fs(service.connect()):
+            pass
+    status = await service.connect().status()
+    assert (status.leases, status.watches) == (0, 0)
+
+
+async def test_an_inode_that_changes_with_every_look_is_seen_all_the_same(
+    fs: Filesystem, store: SteeredClient, peer: Filesystem, ino: Ino
+) -> None:
+    modes = iter(range(100))
+
+    async def change() -> None:
+        await peer.setattr(ino, AttributeChanges(mode=next(modes)))
+        await wait_all_tasks_blocked()
+
+    await change()
+    store.after_get += [change] * READ_ATTEMPTS_MAX
+    assert (await fs.getattr(ino)).mode & 0o777 < READ_ATTEMPTS_MAX
+    assert store.after_get == []
+
+
+async def test_an_entry_that_changes_while_it_is_listed_is_listed_as_it_is(
+    fs: Filesystem, store: SteeredClient, peer: Filesystem, ino: Ino
+) -> None:
+    async def change() -> None:
+        await peer.setattr(ino, AttributeChanges(mode=0o600))
+        await wait_all_tasks_blocked()
+
+    await peer.setattr(ino, AttributeChanges(mode=0o601))
+    await wait_all_tasks_blocked()
+    store.after_get.append(change)
+    fh = await fs.opendir(ROOT_INO)
+    (entry,) = await fs.readdir(fh, 0, 10)
+    assert entry.attributes.mode & 0o777 == 0o600
+    await fs.releasedir(fh)
+
+
+async def test_writes_to_one_chunk_by_two_clients_keep_every_byte(
+    fs: Filesystem, peer: Filesystem
+) -> None:
+    ino = await make_file(fs, b"chunked", bytes(2 * CHUNK_BYTES))
+    await wait_all_tasks_blocked()
+    async with opened(fs, ino) as ours, opened(peer, ino) as theirs:
+        for at in range(0, 100, 10):
+            await fs.write(ours, at, b"o" * 5)
+            await peer.write(theirs, at + 5, b"t" * 5)
+        await fs.flush(ours)
+        await peer.flush(theirs)
+        await wait_all_tasks_blocked()
+        for client, fh in ((fs, ours), (peer, theirs)):
+            assert await client.read(fh, 0, 100) == b"ooooottttt" * 10
+    assert fs.statistics().transactions.conflicts == 0
+    assert peer.statistics().transactions.conflicts == 0
+
+
+async def test_a_hole_that_two_clients_fill_is_counted_once(
+    fs: Filesystem, store: SteeredClient, peer: Filesystem
+) -> None:
+    ino = await make_file(fs, b"sparse")
+    await fs.setattr(ino, AttributeChanges(size=3 * CHUNK_BYTES))
+    await wait_all_tasks_blocked()
+
+    async def fill() -> None:
+        async with opened(peer, ino) as fh:
+            await peer.write(fh, CHUNK_BYTES + 5, b"theirs")
+
+    async with opened(fs, ino) as fh:
+        await fs.write(fh, CHUNK_BYTES, b"ours")
+        store.before_commit.append(fill)
+        await fs.flush(fh)
+    assert (await fs.getattr(ino)).allocated_bytes == CHUNK_BYTES
+    assert (await read_file(fs, ino))[CHUNK_BYTES:][:11] == b"ours\0theirs"
