@@ -238,7 +238,7 @@ async def test_without_a_watch_what_is_cached_has_its_time_to_live(
         assert (await other.getattr(ino)).mode & 0o777 == 0o600
 
 
-@pytest.mark.logs("the changes of other clients cannot be followed.*trying again")
+@pytest.mark.logs("changes by others cannot be followed.*trying again")
 async def test_a_watch_that_cannot_be_opened_again_is_tried_again(
     fs: Filesystem,
     peer: Filesystem,
