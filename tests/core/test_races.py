@@ -310,3 +310,12 @@ async def test_a_storm_leaves_a_sound_volume(
     await wait_all_tasks_blocked()
     assert await names(fs) == await names(peer)
     assert fs.statistics().transactions.conflicts > 0
+
+
+async def test_a_directory_is_not_moved_to_where_another_client_just_removed_one(
+    fs: Filesystem, peer: Filesystem, tree: Tree
+) -> None:
+    await fs.getattr(tree.e)
+    await peer.rmdir(ROOT_INO, b"e")  # the event has not been heard yet
+    assert await outcome(CHANGES["d into e"](fs, tree)) == errno.ENOENT
+    assert await outcome(CHANGES["e into d"](fs, tree)) == errno.ENOENT
