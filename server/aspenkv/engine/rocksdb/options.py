@@ -7,6 +7,7 @@ from typing import Final
 from rocksdict import (
     BlockBasedOptions,
     Cache,
+    ChecksumType,
     DBCompressionType,
     DBRecoveryMode,
     Options,
@@ -56,6 +57,8 @@ def database_options() -> Options:
     )
     tables = BlockBasedOptions()
     tables.set_block_cache(Cache(BLOCK_CACHE_BYTES))
+    # Not CRC-32C, which the builds of rocksdict compute without the processor's instruction.
+    tables.set_checksum_type(ChecksumType.xxh3())
     tables.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
     tables.set_cache_index_and_filter_blocks(True)
     tables.set_pin_l0_filter_and_index_blocks_in_cache(True)
