@@ -131,15 +131,16 @@ async def test_a_default_acl_that_was_removed_is_not_handed_down(fs: Filesystem)
     assert (stat.S_IMODE(file.mode), await fs.listxattr(file.ino)) == (0o666, [])
 
 
+@pytest.mark.parametrize("mtime_ns", [None, 5])  # with it, the times need not be as they were
 async def test_chmod_sees_an_acl_that_another_client_sets_meanwhile(
-    fs: Filesystem, store: SteeredClient, peer: Filesystem, ino: Ino
+    fs: Filesystem, store: SteeredClient, peer: Filesystem, ino: Ino, mtime_ns: int | None
 ) -> None:
     await fs.setxattr(ino, b"user.other", b"")  # so that an ACL changes no other record
     await fs.setattr(ino, AttributeChanges(mode=0o761))
     gate = Gate()
     store.before_commit.append(gate)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(fs.setattr, ino, AttributeChanges(mode=0o600))
+        nursery.start_soon(fs.setattr, ino, AttributeChanges(mode=0o600, mtime_ns=mtime_ns))
         await gate.reached.wait()
         await peer.setxattr(ino, acl.ACCESS_XATTR, NAMED)
         gate.open()

@@ -118,21 +118,23 @@ async def test_no_write_is_torn_by_another_client(
 async def test_what_was_read_of_waiting_bytes_is_right_after_a_commit_too(
     fs: Filesystem, store: SteeredClient, peer: Filesystem, ino: Ino
 ) -> None:
-    gate = Gate()
+    first, again, second = Gate(), Gate(), Gate()
+    store.before_commit += [first, again, second]
     async with opened(fs, ino, APPEND) as fh, opened(peer, ino, APPEND) as theirs:
         await fs.write(fh, 0, b"ours;")
-        store.before_commit.append(gate)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fs.flush, fh)
-            await gate.reached.wait()
+            await first.reached.wait()
             await peer.write(theirs, 0, b"theirs;")
             await peer.flush(theirs)
             await fs.write(fh, 0, b"waits;")
-            last = Gate()
-            store.before_commit += [last, last]
-            gate.open()
-            await last.reached.wait()  # the first commit met a conflict
-            last.open()
+            first.open()
+            await again.reached.wait()  # for the first one met a conflict
+            again.open()
+            await second.reached.wait()
+            assert await fs.read(fh, 0, 100) == b"first;theirs;ours;waits;"
+            assert (await fs.getattr(ino)).size == 24
+            second.open()
         assert await fs.read(fh, 0, 100) == b"first;theirs;ours;waits;"
 
 

@@ -238,6 +238,24 @@ async def test_without_a_watch_what_is_cached_has_its_time_to_live(
         assert (await other.getattr(ino)).mode & 0o777 == 0o600
 
 
+async def test_without_a_watch_a_change_is_made_on_what_is_there_all_the_same(
+    service: Service, open_fs: Open, fs: Filesystem, ino: Ino, autojump_clock: MockClock
+) -> None:
+    store = SteeredClient(service)
+    async with open_fs(store) as other:
+        service._hub.close()
+        await wait_all_tasks_blocked()
+        assert (await other.lookup(ROOT_INO, b"file")).uid == 0
+        await fs.setattr(ino, AttributeChanges(uid=7))
+        await fs.rename(ROOT_INO, b"file", ROOT_INO, b"moved")
+        before_s = autojump_clock.current_time()
+        assert (await other.setattr(ino, AttributeChanges(gid=8))).uid == 7
+        with refused(errno.ENOENT):
+            await other.unlink(ROOT_INO, b"file")
+        assert other.statistics().transactions.conflicts == 2
+        assert autojump_clock.current_time() - before_s < META_CACHE_TTL_S
+
+
 @pytest.mark.logs("changes by others cannot be followed.*trying again")
 async def test_a_watch_that_cannot_be_opened_again_is_tried_again(
     fs: Filesystem,

@@ -319,3 +319,46 @@ async def test_a_directory_is_not_moved_to_where_another_client_just_removed_one
     await peer.rmdir(ROOT_INO, b"e")  # the event has not been heard yet
     assert await outcome(CHANGES["d into e"](fs, tree)) == errno.ENOENT
     assert await outcome(CHANGES["e into d"](fs, tree)) == errno.ENOENT
+
+
+async def test_two_moves_that_touch_nothing_in_common_make_no_cycle(
+    fs: Filesystem, store: SteeredClient, peer: Filesystem
+) -> None:
+    async def make(parent: Ino, name: bytes) -> Ino:
+        return (await fs.mkdir(parent, name, 0o755, ROOT)).ino
+
+    p, q = await make(ROOT_INO, b"p"), await make(ROOT_INO, b"q")
+    d, e = await make(p, b"d"), await make(q, b"e")
+    below_d, below_e = await make(d, b"below"), await make(e, b"below")
+    gate = Gate()
+    store.before_commit.append(gate)
+    found: list[int] = []
+
+    async def move() -> None:
+        found.append(await outcome(fs.rename(p, b"d", below_e, b"d")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(move)
+        await gate.reached.wait()
+        await peer.rename(q, b"e", below_d, b"e")
+        gate.open()
+    assert found == [errno.EINVAL]
+
+
+@pytest.mark.parametrize(
+    "slow",
+    ["chmod", "file to new", "link file as new", "unlink link", "setxattr", "swap link and e"],
+)
+async def test_a_time_that_another_client_set_meanwhile_stays(
+    fs: Filesystem, store: SteeredClient, peer: Filesystem, tree: Tree, slow: str
+) -> None:
+    gate = Gate()
+    store.before_commit.append(gate)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(CHANGES[slow], fs, tree)
+        await gate.reached.wait()
+        await CHANGES["touch"](peer, tree)
+        gate.open()
+    await wait_all_tasks_blocked()
+    for client in (fs, peer):
+        assert (await client.getattr(tree.file)).mtime_ns == 7

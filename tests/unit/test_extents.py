@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aspenfs import limits
 from aspenfs.extents import Buffer, Extents, overlay
@@ -190,6 +190,13 @@ class DirtyBytes(RuleBasedStateMachine):
         self.held.write(end, data)
         self._hold(end, data)
 
+    @precondition(lambda self: self.batch)
+    @rule(data=payloads)
+    def write_behind_the_batch(self, data: bytes) -> None:
+        """What comes back is joined to this."""
+        assert self.batch is not None
+        self.write(self.batch.end, data)
+
     @rule(
         bytes_max=st.integers(1, 3 * CHUNK), parts_max=st.integers(1, 5), whole_chunks=st.booleans()
     )
@@ -214,10 +221,10 @@ class DirtyBytes(RuleBasedStateMachine):
         self.handed_out.append((list(batch), parts(batch)))
         self.batch = batch
 
+    @precondition(lambda self: self.batch is not None)
     @rule()
     def put_back(self) -> None:
-        if self.batch is None:
-            return
+        assert self.batch is not None
         older = bytes_by_offset(self.batch)
         self.held = self.batch.under(self.held)
         self.batch = None
