@@ -33,5 +33,11 @@ def seed_scheduling(dice: random.Random) -> None:
     trio._core._run._r.seed(dice.random())
 
 
+async def let_others_run(dice: random.Random) -> None:
+    """Let other tasks take a few steps."""
+    for _ in range(1 + dice.randrange(6)):
+        await trio.lowlevel.checkpoint()
+
+
 jumping_clock = pytest.mark.trio(run=_run)
 """Runs a test and its fixtures on such a clock. A mark of the function: a module's is overruled."""

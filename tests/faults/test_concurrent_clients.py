@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from aspenfs.types import ROOT_INO, AttributeChanges, Attributes, Clock, Context
 from aspenkv.embedded import open_embedded
 from aspenkv.engine.memory import MemoryEngine
 from aspenkv.service import Service
-from tests.faults.jumping import TIMEOUT_S, jumping_clock, seed_scheduling
+from tests.faults.jumping import TIMEOUT_S, jumping_clock, let_others_run, seed_scheduling
 from tests.faults.stores import SlowStore
 from tests.model.calls import InodeCalls
 from tests.model.tree import differences, take_tree
@@ -34,7 +34,7 @@ ROOT = Context(0, 0)
 SEEDS = range(20)
 NAMES = (b"a", b"b", b"c")
 TASKS = 4
-OPERATIONS = 40
+OPERATIONS = 80
 ALLOWED = frozenset(
     (
         errno.ENOENT,
@@ -283,21 +283,61 @@ async def test_a_name_that_was_just_removed_elsewhere_is_gone() -> None:
 
 @jumping_clock
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_crossing_moves_of_directories_make_no_cycle(seed: int) -> None:
+async def test_a_directory_is_removed_or_filled_but_not_both(seed: int) -> None:
     dice = random.Random(seed)
     async with volume_with_two_mounts(dice) as volume:
-        a = (await volume.one.mkdir(ROOT_INO, b"a", 0o755, ROOT)).ino
-        b = (await volume.one.mkdir(ROOT_INO, b"b", 0o755, ROOT)).ino
-        outcomes: list[int] = []
+        directory = (await volume.one.mkdir(ROOT_INO, b"d", 0o755, ROOT)).ino
+        outcomes: dict[str, int] = {}
 
-        async def move(filesystem: Filesystem, name: bytes, into: Ino) -> None:
-            try:
-                await filesystem.rename(ROOT_INO, name, into, b"inside", 0)
-                outcomes.append(0)
-            except FilesystemError as error:
-                outcomes.append(error.errno)
+        async def remove() -> None:
+            await let_others_run(dice)
+            await _try(outcomes, "remove", volume.one.rmdir(ROOT_INO, b"d"))
+
+        async def fill() -> None:
+            await let_others_run(dice)
+            making = volume.two.mknod(directory, b"inside", 0o644, 0, ROOT)
+            await _try(outcomes, "fill", making)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(move, volume.one, b"a", b)
-            nursery.start_soon(move, volume.two, b"b", a)
-        assert sorted(outcomes) == [0, errno.EINVAL]
+            nursery.start_soon(remove)
+            nursery.start_soon(fill)
+        assert outcomes in (
+            {"remove": 0, "fill": errno.ENOENT},
+            {"remove": errno.ENOTEMPTY, "fill": 0},
+        )
+
+
+async def _try(outcomes: dict[str, int], name: str, operation: Awaitable[object]) -> None:
+    try:
+        await operation
+    except FilesystemError as error:
+        outcomes[name] = error.errno
+    else:
+        outcomes[name] = 0
+
+
+@jumping_clock
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_crossing_moves_of_directories_make_no_cycle(seed: int) -> None:
+    """Move x/a below y/b and y/b below x/a: the two write no record in common but the guard."""
+    dice = random.Random(seed)
+    async with volume_with_two_mounts(dice) as volume:
+
+        async def make(*names: bytes) -> list[Ino]:
+            inos = [ROOT_INO]
+            for name in names:
+                inos.append((await volume.one.mkdir(inos[-1], name, 0o755, ROOT)).ino)
+            return inos
+
+        _, x, _, below_a = await make(b"x", b"a", b"below")
+        _, y, _, below_b = await make(b"y", b"b", b"below")
+        outcomes: dict[str, int] = {}
+
+        async def move(filesystem: Filesystem, parent: Ino, name: bytes, into: Ino) -> None:
+            moving = filesystem.rename(parent, name, into, b"inside", 0)
+            await _try(outcomes, name.decode(), moving)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(move, volume.one, x, b"a", below_b)
+            nursery.start_soon(move, volume.two, y, b"b", below_a)
+        assert sorted(outcomes.values()) == [0, errno.EINVAL]

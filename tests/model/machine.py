@@ -188,6 +188,8 @@ class TwoFilesystems(RuleBasedStateMachine):
         """Start with a few inodes, as most operations on nothing only fail."""
         self.both(lambda calls: calls.mkdir((b"a",), 0o755))
         self.both(lambda calls: calls.mkdir((b"a", b"b"), 0o755))
+        self.both(lambda calls: calls.chown((b"a", b"b"), 1000, 1000))
+        self.both(lambda calls: calls.chmod((b"a", b"b"), 0o2775))  # the group is inherited
         for path in ((b"c",), (b"a", b"c"), (b"a", b"b", b"d")):
             self.make_file(path)
 

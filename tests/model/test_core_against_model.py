@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from typing import NamedTuple
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
@@ -21,6 +22,8 @@ from tests.model.portal import Hosted
 from tests.model.tree import differences, take_tree
 
 KEYS = Keys("default")
+EXAMPLES_FACTOR = 4
+"""A step of the core is cheap, and there are many pairs of operations that must meet."""
 STEP_NS = 1_000_000_007
 FIRST_NS = 1_700_000_000 * 10**9
 
@@ -181,4 +184,6 @@ class CoreAndModel(TwoFilesystems):
 
 
 def test_the_core_does_as_the_model_does() -> None:
-    run_state_machine_as_test(CoreAndModel)
+    profile = settings()
+    more = settings(profile, max_examples=profile.max_examples * EXAMPLES_FACTOR)
+    run_state_machine_as_test(CoreAndModel, settings=more)
