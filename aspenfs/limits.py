@@ -78,7 +78,7 @@ FUSE_TASKS_MAX: Final = 32  # requests in work at once; each may hold a buffer o
 FUSE_IDLE_TASKS_MAX: Final = 8
 GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn
-KERNEL_READAHEAD_KIB: Final = 1024  # FUSE's default of 128 KiB keeps sequential readers waiting
+KERNEL_READAHEAD_KIB: Final = 4096  # four requests of 1 MiB: some are read while one is answered
 KERNEL_ENTRY_TIMEOUT_S: Final = 3600.0  # the watch drops the kernel's copies long before
 KERNEL_ATTR_TIMEOUT_S: Final = 3600.0
 
