@@ -174,6 +174,32 @@ async def test_a_write_by_position_waits_for_appends_before_it(
     assert await read_file(fs, ino) == b"FIRST;seXXnd;"
 
 
+async def test_a_write_by_position_waits_for_appends_on_their_way(
+    fs: Filesystem, store: SteeredClient, ino: Ino
+) -> None:
+    gate = Gate()
+
+    async def hold_and_fail() -> None:
+        await gate()
+        await BROKEN()
+
+    async def flush() -> None:
+        with refused(errno.EIO):
+            await fs.flush(log)
+
+    async with opened(fs, ino, APPEND) as log, opened(fs, ino) as fh:
+        await fs.write(log, 0, b"second;")
+        store.before_commit.append(hold_and_fail)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flush)
+            await gate.reached.wait()
+            nursery.start_soon(fs.write, fh, 8, b"XX")
+            await wait_all_tasks_blocked()
+            gate.open()
+        assert await fs.read(fh, 0, 100) == b"first;seXXnd;"
+    assert await read_file(fs, ino) == b"first;seXXnd;"
+
+
 class Step(NamedTuple):
     """What one of two handles on a file does next."""
 

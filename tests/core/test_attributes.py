@@ -168,3 +168,21 @@ async def test_a_write_clears_the_set_id_bits_where_the_kernel_leaves_it_to_us(
         await fs.write(fh, 0, b"C")
         await fs.release(fh)
         assert stat.S_IMODE((await fs.getattr(ino)).mode) == expected
+
+
+async def test_one_who_may_keep_the_set_id_bits_keeps_them_beside_one_who_may_not(
+    fs: Filesystem,
+) -> None:
+    ino = await make_file(fs, b"file", b"content")
+    clears = await fs.open(ino, os.O_WRONLY, drops_set_id=True)
+    await fs.write(clears, 0, b"C")
+    await fs.flush(clears)
+    await fs.setattr(ino, AttributeChanges(mode=0o4755))
+    async with opened(fs, ino) as keeps:
+        await fs.write(keeps, 0, b"c")
+        assert stat.S_IMODE((await fs.getattr(ino)).mode) == 0o4755
+        await fs.flush(keeps)
+    assert stat.S_IMODE((await fs.getattr(ino)).mode) == 0o4755
+    await fs.write(clears, 0, b"C")
+    assert stat.S_IMODE((await fs.getattr(ino)).mode) == 0o755
+    await fs.release(clears)

@@ -282,6 +282,26 @@ async def test_the_orphans_of_a_session_that_lapsed_are_collected_by_others(
             await other.mkdir(ROOT_INO, b"refused", 0o755, ROOT)
 
 
+@pytest.mark.logs("are lost")
+async def test_a_removal_takes_what_its_owner_wrote_meanwhile(
+    fs: Filesystem, peer: Filesystem, peer_store: SteeredClient, ino: Ino
+) -> None:
+    gate = Gate()
+    async with opened(fs, ino) as fh:
+        await fs.unlink(ROOT_INO, b"file")
+        peer_store.before_commit.append(gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer._orphans.delete, ino)  # as if the session of fs had lapsed
+            await gate.reached.wait()
+            await fs.setxattr(ino, b"user.x", b"1")
+            await fs.write(fh, 2 * CHUNK_BYTES, b"far")
+            await fs.fsync(fh)
+            gate.open()
+        await fs.write(fh, 0, b"nowhere to go")
+        with refused(errno.ESTALE):
+            await fs.fsync(fh)
+
+
 # --- crashes --------------------------------------------------------------------------------------
 
 

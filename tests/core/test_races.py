@@ -30,6 +30,7 @@ class Tree(NamedTuple):
     """``file``, which is also ``d/link``, and ``g``; the directories ``d``, ``e`` and ``d/f``."""
 
     file: Ino
+    g: Ino
     d: Ino
     e: Ino
     f: Ino
@@ -43,8 +44,8 @@ async def tree(fs: Filesystem, peer: Filesystem) -> Tree:
     e = (await fs.mkdir(ROOT_INO, b"e", 0o755, ROOT)).ino
     f = (await fs.mkdir(d, b"f", 0o755, ROOT)).ino
     await fs.link(file, d, b"link")
-    await make_file(fs, b"g")
-    return Tree(file, d, e, f)
+    g = await make_file(fs, b"g", b"x")
+    return Tree(file, g, d, e, f)
 
 
 async def outcome(change: Awaitable[object]) -> int:
@@ -93,6 +94,7 @@ CHANGES: dict[str, Change] = {
     "rmdir e": lambda fs, _: fs.rmdir(ROOT_INO, b"e"),
     "rmdir f": lambda fs, t: fs.rmdir(t.d, b"f"),
     "unlink file": lambda fs, _: fs.unlink(ROOT_INO, b"file"),
+    "unlink g": lambda fs, _: fs.unlink(ROOT_INO, b"g"),
     "unlink link": lambda fs, t: fs.unlink(t.d, b"link"),
     "file to new": rename("", b"file", "", b"new"),
     "file to new, no replace": rename("", b"file", "", b"new", RENAME_NOREPLACE),
@@ -110,12 +112,17 @@ CHANGES: dict[str, Change] = {
     "swap file and e": rename("", b"file", "", b"e", RENAME_EXCHANGE),
     "swap link and e": rename("d", b"link", "", b"e", RENAME_EXCHANGE),
     "chmod": lambda fs, t: fs.setattr(t.file, AttributeChanges(mode=0o600)),
+    "chmod and touch": lambda fs, t: fs.setattr(t.file, AttributeChanges(mode=0o600, mtime_ns=7)),
     "chown": lambda fs, t: fs.setattr(t.file, AttributeChanges(uid=7)),
     "touch": lambda fs, t: fs.setattr(t.file, AttributeChanges(mtime_ns=7)),
     "cut": lambda fs, t: fs.setattr(t.file, AttributeChanges(size=3)),
     "write": lambda fs, t: write(fs, t.file, 5, b"!"),
     "write far": lambda fs, t: write(fs, t.file, 2 * CHUNK_BYTES, b"far"),
     "setxattr": lambda fs, t: fs.setxattr(t.file, b"user.x", b"1"),
+    "setxattr of f": lambda fs, t: fs.setxattr(t.f, b"user.x", b"1"),
+    "setxattr of g": lambda fs, t: fs.setxattr(t.g, b"user.x", b"1"),
+    "write far into g": lambda fs, t: write(fs, t.g, 2 * CHUNK_BYTES, b"far"),
+    "cut g": lambda fs, t: fs.setattr(t.g, AttributeChanges(size=3 * CHUNK_BYTES)),
     "setxattr y": lambda fs, t: fs.setxattr(t.file, b"user.y", b"1"),
 }
 
@@ -175,6 +182,15 @@ CHANGES: dict[str, Change] = {
         ("d into e", "rmdir f", 0),
         ("f to root", "mkdir in f", 0),
         ("swap link and e", "mkdir new", 0),
+        # With an inode goes all that it has come to have.
+        ("rmdir f", "setxattr of f", 0),
+        ("f over e", "setxattr of f", 0),
+        ("unlink g", "setxattr of g", 0),
+        ("unlink g", "write far into g", 0),
+        ("unlink g", "cut g", 0),
+        ("setxattr of g", "unlink g", errno.ESTALE),
+        ("setxattr of f", "rmdir f", errno.ESTALE),
+        ("cut g", "unlink g", errno.ESTALE),
         # No directory comes to be within itself.
         ("d into e", "e into d", errno.EINVAL),
         ("e into d", "d into e", errno.EINVAL),
@@ -185,6 +201,7 @@ CHANGES: dict[str, Change] = {
         # Changes of one inode do not undo each other.
         ("chmod", "chown", 0),
         ("chmod", "touch", 0),
+        ("chmod and touch", "chown", 0),
         ("touch", "chown", 0),
         ("chown", "setxattr", 0),
         ("setxattr", "setxattr y", 0),
@@ -225,7 +242,11 @@ async def test_a_change_that_is_overtaken(
 async def test_what_changes_of_one_inode_leave(
     fs: Filesystem, store: SteeredClient, peer: Filesystem, tree: Tree
 ) -> None:
-    for slow, fast in (("chmod", "chown"), ("write far", "write"), ("setxattr", "setxattr y")):
+    for slow, fast in (
+        ("chmod and touch", "chown"),
+        ("write far", "write"),
+        ("setxattr", "setxattr y"),
+    ):
         gate = Gate()
         store.before_commit.append(gate)
         async with trio.open_nursery() as nursery:
@@ -321,8 +342,9 @@ async def test_a_directory_is_not_moved_to_where_another_client_just_removed_one
     assert await outcome(CHANGES["e into d"](fs, tree)) == errno.ENOENT
 
 
+@pytest.mark.parametrize("overtaken", [True, False])
 async def test_two_moves_that_touch_nothing_in_common_make_no_cycle(
-    fs: Filesystem, store: SteeredClient, peer: Filesystem
+    fs: Filesystem, store: SteeredClient, peer: Filesystem, overtaken: bool
 ) -> None:
     async def make(parent: Ino, name: bytes) -> Ino:
         return (await fs.mkdir(parent, name, 0o755, ROOT)).ino
@@ -330,18 +352,22 @@ async def test_two_moves_that_touch_nothing_in_common_make_no_cycle(
     p, q = await make(ROOT_INO, b"p"), await make(ROOT_INO, b"q")
     d, e = await make(p, b"d"), await make(q, b"e")
     below_d, below_e = await make(d, b"below"), await make(e, b"below")
-    gate = Gate()
-    store.before_commit.append(gate)
     found: list[int] = []
 
     async def move() -> None:
         found.append(await outcome(fs.rename(p, b"d", below_e, b"d")))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(move)
-        await gate.reached.wait()
-        await peer.rename(q, b"e", below_d, b"e")
-        gate.open()
+    if overtaken:
+        gate = Gate()
+        store.before_commit.append(gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(move)
+            await gate.reached.wait()
+            await peer.rename(q, b"e", below_d, b"e")
+            gate.open()
+    else:
+        await peer.rename(q, b"e", below_d, b"e")  # the event has not been heard yet
+        await move()
     assert found == [errno.EINVAL]
 
 

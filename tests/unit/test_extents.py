@@ -150,6 +150,15 @@ def test_an_older_batch_goes_under_newer_bytes() -> None:
     ]
 
 
+def test_what_comes_back_is_not_written_into() -> None:
+    held = written((0, b"a"), (1, b"b"))  # joined, so in a buffer of its own
+    batch = held.take(100, 10, whole_chunks=False)
+    handed_out = [data for _, data in batch]
+    held.write(2, b"c")
+    assert parts(batch.under(held)) == [(0, b"abc")]
+    assert [bytes(data) for data in handed_out] == [b"ab"]
+
+
 def test_overlay_copies_into_place() -> None:
     buffer = bytearray(b"..........")
     overlay(buffer, 100, [(101, b"ab"), (108, b"yz"), (102, b"B")])
