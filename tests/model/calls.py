@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import stat
 from contextlib import contextmanager
@@ -193,6 +194,13 @@ class KernelCalls:
 
     async def pwrite(self, handle: int, data: bytes, offset: int) -> int:
         return os.pwrite(handle, data, offset)
+
+    async def map_and_write(self, handle: int, data: bytes, offset: int) -> None:
+        """Write through a shared mapping, as far as the file goes."""
+        with mmap.mmap(handle, 0) as mapping:
+            data = data[: max(0, len(mapping) - offset)]
+            mapping[offset : offset + len(data)] = data
+            mapping.flush()
 
     async def ftruncate(self, handle: int, size: int) -> None:
         os.ftruncate(handle, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import sqlite3
@@ -247,6 +248,20 @@ def test_a_virtual_environment_is_made_and_used(mounted: Mount, tmp_path: Path) 
     assert run(python, "-c", "import speck; print(speck.say())") == "it runs\n"
     run(python, "-m", "pip", "--isolated", "uninstall", "--yes", "speck")
     assert not list(environment.glob("lib/python*/site-packages/speck*"))
+
+
+def test_a_file_that_is_appended_to_can_be_written_through_a_mapping(mounted: Mount) -> None:
+    path = mounted.mountpoint / "log"
+    with path.open("ab+") as file:
+        file.write(b"0123456789")
+        file.flush()
+        # The kernel hands the page back through whatever handle there is: here one that appends.
+        with mmap.mmap(file.fileno(), 0) as mapping:
+            mapping[:3] = b"abc"
+            mapping.flush()
+        file.write(b"!")
+    mounted.remount()
+    assert path.read_bytes() == b"abc3456789!"
 
 
 def test_what_is_executed_and_mapped_is_what_was_written(mounted: Mount) -> None:
