@@ -180,9 +180,14 @@ class KernelCalls:
         }
 
     async def content(self, path: Path) -> bytes:
+        """Read a file as the page cache has it, and again past the page cache."""
         handle = await self.open(path, os.O_RDONLY, 0)
         try:
-            return os.pread(handle, os.fstat(handle).st_size + 1, 0)
+            size = os.fstat(handle).st_size + 1
+            cached = os.pread(handle, size, 0)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            assert os.pread(handle, size, 0) == cached, f"{path!r}: the page cache is not true"
+            return cached
         finally:
             os.close(handle)
 
