@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import trio
 
+from aspenfs.errors import OutcomeUnknownError
 from aspenkv.contract import KeyValue
 from aspenkv.errors import EngineError
 
@@ -45,10 +46,9 @@ class FaultyStore:
     other task, in the background, fails instead.
     """
 
-    def __init__(self, kv: KeyValue, fault: Fault, error: type[Exception] = EngineError) -> None:
+    def __init__(self, kv: KeyValue, fault: Fault) -> None:
         self._kv = kv
         self.fault = fault
-        self._error = error
         self.countdown = -1
         self.has_struck = False
         self.scope: trio.CancelScope | None = None
@@ -71,7 +71,8 @@ class FaultyStore:
                 assert self.scope is not None
                 self.scope.cancel()
                 await trio.lowlevel.checkpoint()
-            raise self._error("the test lets this call fail")
+            error = OutcomeUnknownError if self.fault.is_done else EngineError
+            raise error("the test lets this call fail")
 
         return faulty
 

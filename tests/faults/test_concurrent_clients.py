@@ -27,7 +27,7 @@ from aspenkv.engine.memory import MemoryEngine
 from aspenkv.service import Service
 from tests.faults.jumping import TIMEOUT_S, jumping_clock, let_others_run, seed_scheduling
 from tests.faults.stores import SlowStore
-from tests.model.calls import InodeCalls
+from tests.model.inode_calls import InodeCalls
 from tests.model.tree import differences, take_tree
 
 ROOT = Context(0, 0)

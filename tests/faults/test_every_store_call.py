@@ -26,7 +26,7 @@ from aspenkv.engine.memory import MemoryEngine
 from aspenkv.errors import AspenKvError
 from tests.faults.jumping import TIMEOUT_S, jumping_clock
 from tests.faults.stores import Fault, FaultyStore
-from tests.model.calls import InodeCalls
+from tests.model.inode_calls import InodeCalls
 from tests.model.tree import Tree, differences, take_tree
 
 ROOT = Context(0, 0)

@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from tests.model.calls import KernelCalls, Side, run_now
+from tests.model.calls import Side, run_now
+from tests.model.kernel_calls import KernelCalls
 from tests.model.tree import Tree
 
 RECENT_NS = 3600 * 10**9

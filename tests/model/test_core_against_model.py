@@ -14,15 +14,16 @@ from aspenfs.fsck import check_volume
 from aspenfs.keys import Keys
 from aspenfs.types import Context, FileHandle, Ino
 from aspenkv.engine.memory import MemoryEngine
-from tests.model.calls import InodeCalls, Path, Side, run_now
+from tests.model.calls import Path, Side, run_now
 from tests.model.core import Server
+from tests.model.inode_calls import InodeCalls
 from tests.model.machine import NAMES, TwoFilesystems, numbers, owners
 from tests.model.model_fs import ModelFilesystem
 from tests.model.portal import Hosted
 from tests.model.tree import differences, take_tree
 
 KEYS = Keys("default")
-EXAMPLES_FACTOR = 4
+EXAMPLES_FACTOR = 2
 """A step of the core is cheap, and there are many pairs of operations that must meet."""
 STEP_NS = 1_000_000_007
 FIRST_NS = 1_700_000_000 * 10**9

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.calls import InodeCalls, Side, run_now
+from tests.model.calls import Side, run_now
+from tests.model.inode_calls import InodeCalls
 from tests.model.kernel import fresh_directory, without_present_times
 from tests.model.machine import TwoFilesystems
 from tests.model.model_fs import ModelFilesystem

@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from tests.model.calls import Calls, KernelCalls
+from tests.model.calls import Calls
 from tests.model.kernel import fresh_directory, without_present_times
+from tests.model.kernel_calls import KernelCalls
 from tests.model.machine import (
     BYTES,
     Spot,

@@ -16,7 +16,8 @@ from typing import Final
 
 import pytest
 
-from tests.model.calls import KernelCalls, run_now
+from tests.model.calls import run_now
+from tests.model.kernel_calls import KernelCalls
 from tests.model.tree import Tree, take_tree
 from tests.mount.mounts import Mount, succeed
 
