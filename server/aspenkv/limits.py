@@ -44,6 +44,7 @@ INLINE_SKIPS_MAX: Final = 2048  # deleted keys that a check or scan may step ove
 INLINE_RANGE_DELETE_KEYS_MAX: Final = 64
 
 RANGE_DELETE_KEYS_MAX: Final = 1024  # more get one range tombstone, which slows reads beside it
+BLOB_GARBAGE_LOOK_BYTES: Final = 64 * 1024 * 1024  # written before garbage is looked for again
 RECLAIM_BYTES_MIN: Final = 64 * 1024 * 1024  # of deleted large values, before they are compacted
 RESERVED_BYTES: Final = 128 * 1024 * 1024  # of a disk; what rocksdb writes to carry out deletions
 SPACE_CHECK_BYTES: Final = 4 * 1024 * 1024  # written between two looks at the free space

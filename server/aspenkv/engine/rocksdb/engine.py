@@ -6,6 +6,7 @@ that may take long run in a worker thread.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,6 +18,7 @@ from rocksdict import Rdict, Snapshot
 
 from aspenkv.contract import Check, CommitResult, Op, Record, ScanPage, Versioned
 from aspenkv.engine import ServerRecords, Usage
+from aspenkv.engine.rocksdb.blob_garbage import BlobGarbage
 from aspenkv.engine.rocksdb.commit import CommitBuilder
 from aspenkv.engine.rocksdb.directory import close_database, open_database, open_read_only
 from aspenkv.engine.rocksdb.errors import TakesLongError, TypedErrors, damaged_value_error
@@ -42,6 +44,8 @@ from aspenkv.limits import (
     SCAN_BYTES_MAX,
 )
 
+log = logging.getLogger(__name__)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -65,6 +69,7 @@ class RocksdbEngine:
         self._synced_writes = 0
         self._syncing = trio.Lock()
         self._removed_bytes = 0
+        self._garbage = BlobGarbage(db)
         self._space = SpaceGuard(path)
 
     @classmethod
@@ -124,7 +129,7 @@ class RocksdbEngine:
         self, checks: Sequence[Check], ops: Sequence[Op], server_records: ServerRecords
     ) -> CommitResult | None:
         """Commit unless rocksdb must catch up, or the commit would read or delete much."""
-        if self._removed_bytes >= RECLAIM_BYTES_MIN:
+        if self._removed_bytes >= RECLAIM_BYTES_MIN or self._garbage.is_due:
             return None
         try:
             with self._typed_errors:
@@ -238,17 +243,32 @@ class RocksdbEngine:
             self._space.admit(ops, commit.batch.size_in_bytes())
         if server_records:
             commit.add_server_records(server_records)
+        batch_bytes = commit.batch.size_in_bytes()
         self._db.write(commit.batch, _INLINE_WRITE if inline else _PATIENT_WRITE)
-        self._writes += 1
-        self._removed_bytes += commit.removed_bytes
-        if self._removed_bytes >= RECLAIM_BYTES_MIN and not inline:
-            # Flushed deletions make rocksdb compact what they delete (see its options), so that the
-            # space comes back now and not when it next happens to.
-            self._removed_bytes = 0
-            self._db.flush(False)
         if ops:
             self._revision = revision
+        self._writes += 1
+        self._removed_bytes += commit.removed_bytes
+        self._garbage.note(batch_bytes)
+        if not inline:
+            self._reclaim_space()
         return CommitResult(self._revision, None)
+
+    def _reclaim_space(self) -> None:
+        """Make rocksdb give back what was deleted or overwritten, once it is much.
+
+        The commit before it is done, so that a failure here is not the commit's.
+        """
+        try:
+            if self._garbage.is_due:
+                self._garbage.look()
+            if self._removed_bytes >= RECLAIM_BYTES_MIN:
+                # Flushed deletions make rocksdb compact what they delete (see its options), so that
+                # the space comes back now and not when it next happens to.
+                self._removed_bytes = 0
+                self._db.flush(False)
+        except Exception as error:  # noqa: BLE001  # rocksdict raises nothing narrower
+            log.warning("space in %s could not be reclaimed: %s", self._path, error)
 
     def _server_records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         first = SERVER + prefix

@@ -22,7 +22,7 @@ WRITE_BUFFERS_MAX: Final = 2
 RECYCLED_LOGS_MAX: Final = 1
 BLOCK_CACHE_BYTES: Final = 32 * 1024 * 1024
 BLOB_FILE_BYTES: Final = 128 * 1024 * 1024
-BLOB_GC_AGE_CUTOFF: Final = 0.5
+BLOB_GC_FORCE_THRESHOLD: Final = 0.3
 OPEN_FILES_MAX: Final = 512
 INFO_LOG_FILES_MAX: Final = 4
 INFO_LOG_BYTES_MAX: Final = 1024 * 1024
@@ -50,8 +50,9 @@ def database_options() -> Options:
     options.set_enable_blob_files(True)
     options.set_min_blob_size(LARGE_VALUE_BYTES_MIN)
     options.set_blob_file_size(BLOB_FILE_BYTES)
-    options.set_enable_blob_gc(True)
-    options.set_blob_gc_age_cutoff(BLOB_GC_AGE_CUTOFF)
+    options.set_enable_blob_gc(False)  # until BlobGarbage turns it on; then all files take part
+    options.set_blob_gc_age_cutoff(1.0)
+    options.set_blob_gc_force_threshold(BLOB_GC_FORCE_THRESHOLD)
     options.add_compact_on_deletion_collector_factory(
         DELETION_WINDOW_KEYS, DELETIONS_IN_WINDOW, DELETION_RATIO
     )
