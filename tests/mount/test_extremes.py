@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +86,38 @@ def test_a_sparse_file_costs_what_was_written(mounted: Mount) -> None:
     os.truncate(path, 10 * TIB)
     assert path.stat().st_blocks * BLOCK_BYTES <= 2 * CHUNK_BYTES
     path.unlink()
+    mounted.end()
+    succeed("fsck", "--data", mounted.data_dir)
+
+
+LARGE_BYTES: Final = 48 * 2**20
+WRITE_BYTES_MAX: Final = 2**20
+
+
+def test_a_large_file_written_at_random_is_read_back(mounted: Mount, tmp_path: Path) -> None:
+    """Write several times what the mount may hold back, and more than one commit takes at once."""
+    dice = random.Random(5)
+    data = dice.randbytes(2 * WRITE_BYTES_MAX)
+    paths = (mounted.mountpoint / "large", tmp_path / "expected")
+    files = [os.open(path, os.O_RDWR | os.O_CREAT, 0o644) for path in paths]
+    try:
+        for number in range(200):
+            length = dice.choice((1, 511, 4_096, 131_072, dice.randrange(WRITE_BYTES_MAX)))
+            start = dice.randrange(WRITE_BYTES_MAX)
+            offset = dice.randrange(LARGE_BYTES)
+            for file in files:
+                os.pwrite(file, data[start : start + length], offset)
+            if number % 50 == 49:
+                size = dice.randrange(LARGE_BYTES)
+                for file in files:
+                    os.ftruncate(file, size)
+                    os.fsync(file)
+    finally:
+        for file in files:
+            os.close(file)
+    for _ in range(2):
+        assert filecmp.cmp(*paths, shallow=False)
+        mounted.remount()
     mounted.end()
     succeed("fsck", "--data", mounted.data_dir)
 
