@@ -31,9 +31,11 @@ def test_collection_goes_on_with_much_garbage_and_off_with_little() -> None:
 
 def test_garbage_is_looked_for_after_much_was_written() -> None:
     garbage = BlobGarbage(Database())  # type: ignore[arg-type]
+    due: list[bool] = []
     garbage.note(BLOB_GARBAGE_LOOK_BYTES - 1)
-    assert not garbage.is_due
+    due.append(garbage.is_due)
     garbage.note(1)
-    assert garbage.is_due
+    due.append(garbage.is_due)
     garbage.look()
-    assert not garbage.is_due
+    due.append(garbage.is_due)
+    assert due == [False, True, False]
