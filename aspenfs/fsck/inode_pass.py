@@ -11,8 +11,8 @@ from aspenfs.chunks import extent_bytes
 from aspenfs.errors import CorruptRecordError
 from aspenfs.fsck.report import Findings, ProblemKind
 from aspenfs.fsck.scanning import InodeJoin, ParsedRecord, RecordCursor, kind_prefix
-from aspenfs.limits import INLINE_BYTES_MAX
-from aspenfs.types import Ino
+from aspenfs.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
+from aspenfs.types import NO_INO, Ino
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,7 +195,9 @@ class InodePass:
                 ("inline data", inode.inline is not None, inode.is_regular),
                 ("a symlink target", inode.target is not None, file_type == stat.S_IFLNK),
                 ("a device number", inode.rdev != 0, file_type in (stat.S_IFCHR, stat.S_IFBLK)),
-                ("a parent", inode.parent != 0, inode.is_directory),
+                ("a parent", inode.parent != NO_INO, inode.is_directory),
+                ("a size", inode.size != 0, inode.is_regular or file_type == stat.S_IFLNK),
+                ("a size that no file has", inode.size > FILE_BYTES_MAX, False),
             )
             if is_set and not belongs
         ]

@@ -151,6 +151,8 @@ class TreePass:
             return
         if packed & _TYPE_MASK not in (_DIRECTORY, _UNREADABLE):
             self._findings.add(ProblemKind.ROOT, key, "the root is not a directory")
+        elif self._parents.get(ROOT_INO, ROOT_INO) != ROOT_INO:
+            self._findings.add(ProblemKind.ROOT, key, "the root's parent is not the root itself")
         if packed & _NAMED:
             self._findings.add(ProblemKind.ROOT, key, "a directory entry names the root")
         self._packed[ROOT_INO] = packed | _NAMED

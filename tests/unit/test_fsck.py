@@ -142,6 +142,20 @@ async def test_a_clean_volume_has_no_problem(kv: KeyValue) -> None:
     )
 
 
+async def test_a_volume_that_does_not_exist_has_no_superblock_and_no_root(kv: KeyValue) -> None:
+    report = await check_volume(kv, Keys("nothing"))
+    assert {problem.kind for problem in report.problems} == {
+        ProblemKind.SUPERBLOCK,
+        ProblemKind.ROOT,
+    }
+
+
+async def test_a_directory_may_be_an_orphan(kv: KeyValue) -> None:
+    orphan = encode_inode(directory(ROOT_INO, nlink=0))
+    await kv.commit([], [Put(KEYS.inode(ORPHAN), orphan)])
+    assert (await check_volume(kv, KEYS)).is_clean
+
+
 async def test_other_volumes_are_not_looked_at(kv: KeyValue) -> None:
     await kv.commit([], [Put(b"fs:tesa:nonsense", b""), Put(b"fs:test0:nonsense", b"")])
     assert (await check_volume(kv, KEYS)).is_clean
@@ -203,6 +217,11 @@ DAMAGES: list[tuple[str, list[Op], set[tuple[ProblemKind, bytes]]]] = [
             (ProblemKind.DENTRY_PARENT, KEYS.dentry(ROOT_INO, b"inline")),
             (ProblemKind.DENTRY_PARENT, KEYS.dentry(ROOT_INO, b"link")),
         },
+    ),
+    (
+        "root has another parent",
+        put_inode(ROOT_INO, parent=SUBDIRECTORY),
+        {(ProblemKind.ROOT, KEYS.inode(ROOT_INO))},
     ),
     (
         "root has a name",
@@ -299,6 +318,15 @@ DAMAGES: list[tuple[str, list[Op], set[tuple[ProblemKind, bytes]]]] = [
         "parent and device number on a file",
         put_inode(INLINE, parent=ROOT_INO, rdev=5),
         {(ProblemKind.MODE, KEYS.inode(INLINE))},
+    ),
+    (
+        "sizes that cannot be",
+        put_inode(SUBSUBDIRECTORY, size=1) + put_inode(CHUNKED, size=2**63),
+        {
+            (ProblemKind.MODE, KEYS.inode(SUBSUBDIRECTORY)),
+            (ProblemKind.MODE, KEYS.inode(CHUNKED)),
+            (ProblemKind.ALLOCATED, KEYS.inode(CHUNKED)),
+        },
     ),
     (
         "symlink without target",
