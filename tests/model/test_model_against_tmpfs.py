@@ -33,6 +33,7 @@ class ModelAndTmpfs(TwoFilesystems):
         self.close_all()
 
 
+@pytest.mark.mount  # a tmpfs, which takes the same rights
 @pytest.mark.usefixtures("no_umask")
 def test_the_model_does_as_tmpfs_does(tmpfs: Path) -> None:
     ModelAndTmpfs.root = tmpfs
