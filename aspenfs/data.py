@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 from collections import deque
 from collections.abc import Callable
@@ -38,6 +39,8 @@ from aspenkv.contract import KeyValue
 from aspenkv.errors import AspenKvError
 
 log = logging.getLogger(__name__)
+
+_PAGE_BYTES = mmap.PAGESIZE
 
 _LOST_FOR_GOOD = frozenset({errno.ESTALE, errno.EFBIG, errno.EROFS})
 """What FileContent.write says when no retry can store the bytes."""
@@ -341,7 +344,9 @@ class Data:
             return parts[0]
         return b"".join(parts)
 
-    async def write(self, fh: FileHandle, offset: int, data: Buffer) -> int:
+    async def write(
+        self, fh: FileHandle, offset: int, data: Buffer, *, may_be_page: bool = False
+    ) -> int:
         """Take ``data`` into the dirty buffer, waiting for room; return its length.
 
         On an O_APPEND handle the offset is ignored: the bytes go where the file ends when they are
@@ -362,6 +367,9 @@ class Data:
             return 0
         file = handle.file
         file.drops_set_id |= handle.drops_set_id
+        appends = handle.appends
+        if appends and may_be_page and await self._is_page(handle, offset, len(data)):
+            appends = False
         view = memoryview(data)
         for start in range(0, len(data), limits.COMMIT_DATA_BYTES_MAX):
             piece = (
@@ -370,11 +378,23 @@ class Data:
                 else view[start : start + limits.COMMIT_DATA_BYTES_MAX]
             )
             await self._wait_for_room(file, len(piece))
-            if handle.appends:
+            if appends:
                 await self._append(file, piece)
             else:
                 await self._put(file, offset + start, piece)
         return len(data)
+
+    async def _is_page(self, handle: _Handle, offset: int, length: int) -> bool:
+        """Return whether a write on an O_APPEND handle is pages of a mapping.
+
+        Only a handle that can also read can be mapped shared and writable. A page begins below the
+        end of the file and ends at a page's end or with the file; an append begins at the end.
+        """
+        if not handle.readable or offset % _PAGE_BYTES:
+            return False
+        node = await self._inodes.require(handle.file.ino)
+        size = max(node.inode.size, handle.file.end)
+        return offset < size and (length % _PAGE_BYTES == 0 or offset + length == size)
 
     async def _put(self, file: _File, offset: int, data: Buffer) -> None:
         # What was appended before must not end up behind this: it goes first.

@@ -380,13 +380,18 @@ class Filesystem:
         """
         return await self._data.read(fh, offset, size)
 
-    async def write(self, fh: FileHandle, offset: int, data: bytes) -> int:
+    async def write(
+        self, fh: FileHandle, offset: int, data: bytes, *, may_be_page: bool = False
+    ) -> int:
         """Take bytes into the dirty buffer; return how many. On O_APPEND ``offset`` is ignored.
+
+        ``may_be_page``: the caller is a kernel, which writes the pages of a mapping back through
+        any handle that was mapped, also one with O_APPEND; they go where they belong.
 
         Raises:
             FilesystemError: EBADF, EINVAL, EFBIG, ESTALE, EIO.
         """
-        return await self._data.write(fh, offset, data)
+        return await self._data.write(fh, offset, data, may_be_page=may_be_page)
 
     async def flush(self, fh: FileHandle) -> None:
         """Commit what is dirty of the file, as close(2) does, so that others see it.

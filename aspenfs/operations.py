@@ -260,8 +260,8 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """See Filesystem.write."""
-        return await self._fs.write(FileHandle(fh), off, buf)
+        """See Filesystem.write. pyfuse3 hides which writes are pages of a mapping."""
+        return await self._fs.write(FileHandle(fh), off, buf, may_be_page=True)
 
     @_handler
     async def flush(self, fh: int) -> None:
