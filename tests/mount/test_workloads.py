@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -187,8 +188,7 @@ TRANSACTIONS: Final = """
 import sqlite3, sys
 path, mode, first, last = sys.argv[1:]
 with sqlite3.connect(path, isolation_level=None, timeout=60) as database:
-    assert database.execute(f"pragma journal_mode={mode}").fetchone()[0] == mode
-    database.execute("create table if not exists lines (number integer primary key, text)")
+    assert database.execute("pragma journal_mode").fetchone()[0] == mode
     for number in range(int(first), int(last)):
         database.execute("begin immediate")
         database.execute("insert into lines values (?, ?)", (number, "x" * (number % 500)))
@@ -202,6 +202,10 @@ with sqlite3.connect(path, isolation_level=None, timeout=60) as database:
 def test_sqlite_keeps_its_transactions(mounted: Mount, mode: str, transactions: int) -> None:
     path = mounted.mountpoint / "database"
     half = transactions // 2
+    # Before both start: sqlite does not wait for a lock when it changes the mode.
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute(f"pragma journal_mode={mode}").fetchone() == (mode,)
+        database.execute("create table lines (number integer primary key, text)")
     programs = [
         subprocess.Popen([sys.executable, "-c", TRANSACTIONS, path, mode, str(first), str(last)])
         for first, last in ((0, half), (half, transactions))
