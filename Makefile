@@ -110,4 +110,5 @@ $(UV):
 lock: $(UV) ## Bring the locks up to date with pyproject.toml; ARGS="--upgrade" takes newer versions
 	@$(COMPILE) $(ARGS) --output-file requirements.lock
 	@$(COMPILE) $(ARGS) --extra bench --constraint requirements.lock --output-file requirements-bench.lock
+	@$(COMPILE) $(ARGS) --extra fuzz --constraint requirements.lock --output-file requirements-fuzz.lock
 	@$(COMPILE) $(ARGS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock

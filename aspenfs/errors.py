@@ -29,14 +29,6 @@ class ConflictError(AspenError):
     """A check of a commit failed: another client was first. Never leaves the transaction layer."""
 
 
-class UnavailableError(AspenError):
-    """The cluster could not be reached and nothing was sent."""
-
-
-class OutcomeUnknownError(AspenError):
-    """A commit was sent and its answer lost: it may have been applied."""
-
-
 class LeaseLostError(AspenError):
     """This mount's session lapsed; others may have changed what it had open."""
 
@@ -90,12 +82,17 @@ class StartupError(AspenError):
 
 _ERRNO_BY_TYPE: tuple[tuple[type[Exception], int], ...] = (
     (ConflictError, errno.EBUSY),
-    (UnavailableError, errno.ETIMEDOUT),
-    (OutcomeUnknownError, errno.EIO),
     (LeaseLostError, errno.EIO),
     (CorruptRecordError, errno.EIO),
     (FormatVersionError, errno.EIO),
     (kv_errors.ClosedError, errno.EIO),
+    (kv_errors.UnavailableError, errno.ETIMEDOUT),
+    (kv_errors.OutcomeUnknownError, errno.EIO),
+    (kv_errors.BusyError, errno.EAGAIN),
+    (kv_errors.AccessDeniedError, errno.EROFS),
+    (kv_errors.TicketError, errno.EACCES),
+    (kv_errors.ServerKeyError, errno.EACCES),
+    (kv_errors.ProtocolError, errno.EIO),
     (kv_errors.TooManyError, errno.EBUSY),
     (kv_errors.LeaseNotFoundError, errno.EIO),
     (kv_errors.EngineError, errno.EIO),

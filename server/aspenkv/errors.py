@@ -51,3 +51,43 @@ class DataCorruptError(EngineError):
 
 class ClosedError(AspenKvError):
     """The engine or service was closed before or during the call. Nothing was sent."""
+
+
+class UnavailableError(AspenKvError):
+    """No server could be reached in time. Nothing was done."""
+
+
+class OutcomeUnknownError(AspenKvError):
+    """A commit was sent and no answer came: it may have been applied, or may still be."""
+
+
+class BusyError(AspenKvError):
+    """The server has too much to do. Nothing was done; try again later."""
+
+
+class AccessDeniedError(AspenKvError):
+    """The ticket does not give the right to do this. Nothing was done."""
+
+
+class TicketError(AspenKvError):
+    """The server does not accept the ticket; the message says why."""
+
+
+class ServerKeyError(AspenKvError):
+    """Who answers is not the server that the ticket names."""
+
+
+class ProtocolError(AspenKvError):
+    """Base of breaches of the protocol."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This end tried what the protocol does not allow: a bug of ours."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other end sent what the protocol does not allow."""
+
+
+class ProtocolVersionError(ProtocolError):
+    """The other end does not speak our version of the protocol."""

@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 import pytest
 
 from aspenfs import limits
-from aspenfs.errors import FilesystemError, OutcomeUnknownError
+from aspenfs.errors import FilesystemError
 from aspenfs.filesystem import Filesystem
 from aspenfs.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE, Found
 from aspenfs.nodes import Node
 from aspenfs.types import ROOT_INO, AttributeChanges, FileHandle, Ino
-from aspenkv.errors import EngineError
+from aspenkv.errors import EngineError, OutcomeUnknownError
 from tests.core.steering import (
     ALICE,
     NOBODYS_INO,

@@ -10,11 +10,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aspenfs import limits
-from aspenfs.errors import OutcomeUnknownError
 from aspenfs.filesystem import Filesystem
 from aspenfs.limits import DIRTY_BYTES_MAX, FILE_BYTES_MAX, WRITEBACK_DELAY_S
 from aspenfs.types import ROOT_INO, AttributeChanges, FileHandle, Ino
-from aspenkv.errors import EngineError
+from aspenkv.errors import EngineError, OutcomeUnknownError
 from aspenkv.service import Service
 from tests.core.conftest import Open
 from tests.core.steering import (

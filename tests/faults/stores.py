@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import trio
 
-from aspenfs.errors import OutcomeUnknownError
 from aspenkv.contract import KeyValue
-from aspenkv.errors import EngineError
+from aspenkv.errors import EngineError, OutcomeUnknownError
 
 CALLS: Final = frozenset(("get", "scan", "commit", "lease", "keepalive", "revoke", "sync"))
 
