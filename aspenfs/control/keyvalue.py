@@ -24,6 +24,7 @@ from aspenkv.contract import (
     Record,
     RevisionIs,
     ScanPage,
+    SessionStatus,
     Status,
     Versioned,
     Watch,
@@ -161,8 +162,9 @@ class RemoteKeyValue:
 
     async def status(self) -> Status:
         """See :meth:`aspenkv.contract.KeyValue.status`."""
-        engine, members, *numbers = await self._client.call("kv_status")
-        return Status(engine, tuple(members), *numbers)
+        engine, members, *numbers, sessions = await self._client.call("kv_status")
+        rows = tuple(SessionStatus(*row) for row in sessions)
+        return Status(engine, tuple(members), *numbers, sessions=rows)
 
 
 def _encode_check(check: Check) -> tuple[bytes, int]:

@@ -80,4 +80,6 @@ def _named(value: object) -> object:
         return _named(value._asdict())
     if isinstance(value, dict):
         return {name: _named(inner) for name, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_named(inner) for inner in value]
     return value

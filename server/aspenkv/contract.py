@@ -131,8 +131,23 @@ class WatchEvent(NamedTuple):
     changes: tuple[Change, ...]
 
 
+class SessionStatus(NamedTuple):
+    """One client as the server sees it: who it says it is, from where, and by how many connections.
+
+    ``address`` is that of its newest connection; a client in the server's process has none.
+    """
+
+    client: str
+    address: str
+    connections: int
+    can_write: bool
+
+
 class Status(NamedTuple):
-    """What the server says of itself. Sizes in bytes."""
+    """What the server says of itself. Sizes in bytes.
+
+    ``sessions`` are the clients that came over the network, as far as the asker may know of them.
+    """
 
     engine: str
     members: tuple[str, ...]
@@ -142,6 +157,7 @@ class Status(NamedTuple):
     available_bytes: int
     leases: int
     watches: int
+    sessions: tuple[SessionStatus, ...]
 
 
 class Watch(Protocol):

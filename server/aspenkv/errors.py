@@ -57,6 +57,13 @@ class UnavailableError(AspenKvError):
     """No server could be reached in time. Nothing was done."""
 
 
+class ConnectionLostError(AspenKvError):
+    """The connection broke during a call, which may have been carried out.
+
+    Never leaves the carrier: it tries again, or says what became of the call.
+    """
+
+
 class OutcomeUnknownError(AspenKvError):
     """A commit was sent and no answer came: it may have been applied, or may still be."""
 

@@ -224,6 +224,7 @@ class Service:
             available_bytes=usage.available_bytes,
             leases=len(self._leases),
             watches=len(self._hub),
+            sessions=(),
         )
 
     def _touched(self, ops: Sequence[Op], *, names_lease: bool) -> Attachments:
