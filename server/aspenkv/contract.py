@@ -160,6 +160,44 @@ class Status(NamedTuple):
     sessions: tuple[SessionStatus, ...]
 
 
+class SlotUse(NamedTuple):
+    """Which slot of its session a commit uses, so that it can be sent again safely.
+
+    A slot carries one commit after the other, each with a ``sequence`` above the one before. The
+    same sequence means the same commit: it is not done twice but answered as it was the first time
+    (RFC 8881 §2.10.6).
+    """
+
+    slot: int
+    sequence: int
+
+
+class CreatedTicket(NamedTuple):
+    """What only the maker of a ticket ever sees; the server keeps a hash of ``secret``."""
+
+    ticket_id: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        """Return the ticket without its secret: what is printed may end up in a log."""
+        return f"CreatedTicket(ticket_id={self.ticket_id!r}, secret=<hidden>)"
+
+
+class TicketInfo(NamedTuple):
+    """A ticket as the server lists it. Times in seconds since 1970; None: it never expires.
+
+    ``prefix`` is that of all keys which the ticket opens; an administrator's is empty.
+    """
+
+    ticket_id: bytes
+    label: str
+    prefix: bytes
+    can_write: bool
+    is_admin: bool
+    created_s: int
+    expires_s: int | None
+
+
 class Watch(Protocol):
     """An open watch: an iterator of events, and how far it has come."""
 
