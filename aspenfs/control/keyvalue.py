@@ -164,7 +164,7 @@ class RemoteKeyValue:
         """See :meth:`aspenkv.contract.KeyValue.status`."""
         engine, members, *numbers, sessions = await self._client.call("kv_status")
         rows = tuple(SessionStatus(*row) for row in sessions)
-        return Status(engine, tuple(members), *numbers, rows)
+        return Status._make((engine, tuple(members), *numbers, rows))
 
 
 def _encode_check(check: Check) -> tuple[bytes, int]:
