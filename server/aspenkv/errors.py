@@ -68,6 +68,13 @@ class OutcomeUnknownError(AspenKvError):
     """A commit was sent and no answer came: it may have been applied, or may still be."""
 
 
+class StaleSequenceError(AspenKvError):
+    """A commit came after a newer one had taken its slot. This call did nothing.
+
+    Its client gave it up before, and whether it was carried out then is not remembered.
+    """
+
+
 class BusyError(AspenKvError):
     """The server has too much to do. Nothing was done; try again later."""
 
@@ -78,6 +85,22 @@ class AccessDeniedError(AspenKvError):
 
 class TicketError(AspenKvError):
     """The server does not accept the ticket; the message says why."""
+
+
+class TicketUnknownError(TicketError):
+    """The server never made the ticket, or its secret is another."""
+
+
+class TicketExpiredError(TicketError):
+    """The time for which the ticket was made is over."""
+
+
+class TicketRevokedError(TicketError):
+    """An administrator took the ticket back."""
+
+
+class TicketDamagedError(TicketError):
+    """The text is no ticket, or not all of one."""
 
 
 class ServerKeyError(AspenKvError):
