@@ -30,11 +30,34 @@ HISTORY_BYTES_MAX: Final = 16 * 1024 * 1024  # of keys; history keeps no values
 WATCH_BACKLOG_BYTES_MAX: Final = 8 * 1024 * 1024  # of values, in a watch that asked for them
 
 LEASES_MAX: Final = 4096
+LEASES_PER_PREFIX_MAX: Final = 1024  # so that one volume leaves some to the others
 LEASE_KEYS_MAX: Final = 65536  # on all leases of a server together
 LEASE_ID_MAX: Final = 2**63 - 1  # random, so that a number never comes back; fits a signed i64
 LEASE_REMOVAL_RETRY_S: Final = 1.0  # after the engine failed to remove lapsed leases
 LEASE_TTL_S_MIN: Final = 1.0
 LEASE_TTL_S_MAX: Final = 3600.0
+
+SLOTS_MAX: Final = 64  # commits that one client may have under way; more wait at the client
+SEQUENCE_MAX: Final = 2**64 - 1
+SESSIONS_MAX: Final = 1024  # clients that the server knows, connected or not
+SESSION_TTL_S: Final = 3600.0  # without a connection; far above any client's --timeout
+SESSION_IDLE_S_MIN: Final = 60.0  # a client that lost its server is back before that, or gives up
+SESSION_REMOVAL_RETRY_S: Final = 1.0  # after the engine failed to remove sessions
+SESSION_REQUESTS_MAX: Final = 256  # of one client at once
+SESSION_BYTES_MAX: Final = 64 * 1024 * 1024  # of their frames and replies
+SESSION_WATCHES_MAX: Final = 16
+SERVER_REQUESTS_MAX: Final = 8192  # of all clients at once
+SERVER_BYTES_MAX: Final = 512 * 1024 * 1024
+CLIENT_NAME_BYTES_MAX: Final = 128  # what a client calls itself; UTF-8
+
+TICKETS_MAX: Final = 4096  # those that were revoked count until their place is needed
+TICKET_LABEL_BYTES_MAX: Final = 128  # UTF-8
+TICKET_PREFIX_BYTES_MAX: Final = 128  # the longest volume name makes 68
+TICKET_LIFETIME_S_MAX: Final = 100 * 366 * 86400.0
+TICKET_CHECK_S: Final = 60.0  # expiry follows the wall clock, which may be set meanwhile
+TICKET_ENDPOINTS_MAX: Final = 8
+TICKET_TEXT_BYTES_MAX: Final = 4096
+HOST_BYTES_MAX: Final = 255  # RFC 1035 §2.3.4
 
 # What runs inline on the event loop's thread takes about 0.2 ms at most; the rest runs in threads.
 INLINE_COMMIT_BYTES_MAX: Final = 128 * 1024  # written, and as many read to be patched
@@ -54,3 +77,47 @@ MEMORY_CAPACITY_BYTES: Final = 1 << 30  # what the memory engine says it holds, 
 
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < COMMIT_BYTES_MAX, "the largest record must fit a commit"
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < 2 * SCAN_BYTES_MAX, "a scan page holds one record at least"
+
+# --- the QUIC driver -----------------------------------------------------------------------------
+
+DATAGRAM_BYTES_MIN: Final = 1200  # what every QUIC path carries (RFC 9000 §14)
+# A packet's length field has 14 bits (aioquic), and four datagrams fit the 65,507 bytes that one
+# UDP_SEGMENT call may hand over.
+DATAGRAM_BYTES_MAX: Final = 16_376
+RECEIVE_BATCH_BYTES_MAX: Final = 512 * 1024  # read from one socket before other tasks have a turn
+
+IDLE_TIMEOUT_S: Final = 10.0  # of silence, after which the other end is taken for gone
+KEEPALIVE_S: Final = 3.0  # of silence, after which a client asks for a sign of life
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+ACK_DELAY_S: Final = 0.01  # how long an acknowledgement waits for a packet to ride on; peers allow 25 ms
+
+STREAMS_MAX: Final = 128  # that a client has open on one connection
+STREAMS_UNADMITTED_MAX: Final = 4  # before the server knows who asks
+STREAM_WINDOW_BYTES: Final = 64 * 1024  # of a request that arrive before the server grants more
+# Requests longer than that share this many bytes of a connection, first come, first served, each
+# counted with the longest that it may grow to, from its first bytes to the end of its handler.
+CONNECTION_REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
+REPLY_WINDOW_BYTES: Final = 1024 * 1024  # of a reply or a watch that arrive before they are read
+SEND_UNSENT_BYTES_MAX: Final = 1024 * 1024  # on one connection, before a sender waits
+SEND_CHUNK_BYTES: Final = 256 * 1024  # handed over at a time
+
+CONGESTION_WINDOW_BYTES_MIN: Final = 256 * 1024  # below which no cap applies
+CONGESTION_WINDOW_BYTES_MAX: Final = 8 * 1024 * 1024
+SEND_BYTES_PER_S_MAX: Final = 256 * 1024 * 1024  # more than one process encrypts; caps the window
+PACING_BURST_S: Final = 0.002  # sent at once, since the event loop's timer counts milliseconds
+BLACK_HOLE_LOSSES: Final = 3  # of large datagrams in a row, before small ones are tried
+LARGE_DATAGRAM_RETRY_S: Final = 5.0  # after that, and 8 times as long each further time
+LARGE_DATAGRAM_RETRY_S_MAX: Final = 600.0  # PMTU_RAISE_TIMER of RFC 8899 §5.1.1
+KEY_UPDATE_PACKETS: Final = 1 << 20  # under one key; AES-GCM allows 2^23 (RFC 9001 §6.6)
+
+CONNECTIONS_MAX: Final = 1024  # of one server
+HANDSHAKES_PENDING_MAX: Final = 64
+HANDSHAKES_PER_S: Final = 64.0  # each costs some milliseconds of the processor
+STATELESS_RESETS_PER_S: Final = 64.0
+PEER_MTUS_MAX: Final = 1024  # addresses whose MTU is remembered
+PEER_MTU_AGE_S_MAX: Final = 60.0
+SOCKET_BUFFER_BYTES: Final = 4 * 1024 * 1024  # asked for; the kernel may give less
+assert SESSION_IDLE_S_MIN < SESSION_TTL_S, "a session that is about to come back stays"
+assert TICKET_ENDPOINTS_MAX * (HOST_BYTES_MAX + 3) + 128 < TICKET_TEXT_BYTES_MAX * 3 // 4, (
+    "the longest ticket can be read"
+)
