@@ -75,6 +75,18 @@ ENGINE_THREADS_MAX: Final = 8  # calls of one engine that block at the same time
 
 MEMORY_CAPACITY_BYTES: Final = 1 << 30  # what the memory engine says it holds, not a bound
 
+# A frame of the protocol is one flat row of fields. Its bounds leave room for what the contract
+# allows, together with the numbers, lengths and types around it.
+PART_BYTES_MAX: Final = 32  # around the bytes of a key, a check, an operation or a record
+FRAME_FIELDS_MAX: Final = 32 * 1024  # a list of all tickets has most
+REQUEST_BYTES_MAX: Final = COMMIT_BYTES_MAX + 16 * 1024
+BULK_GET_KEYS_MAX: Final = 16  # whatever their size, as many values fit one reply
+REPLY_BYTES_MAX: Final = BULK_GET_KEYS_MAX * VALUE_BYTES_MAX + 64 * 1024
+HELLO_BYTES_MAX: Final = 1024  # of the first request of a connection, which nobody vouches for
+WATCH_FRAME_BYTES_MAX: Final = 2 * 1024 * 1024  # one commit, all its keys and values
+TEXT_BYTES_MAX: Final = 256  # of a name or label that is shown to people, in UTF-8
+ERROR_MESSAGE_BYTES_MAX: Final = 1024
+
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < COMMIT_BYTES_MAX, "the largest record must fit a commit"
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < 2 * SCAN_BYTES_MAX, "a scan page holds one record at least"
 
@@ -89,10 +101,11 @@ RECEIVE_BATCH_BYTES_MAX: Final = 512 * 1024  # read from one socket before other
 IDLE_TIMEOUT_S: Final = 10.0  # of silence, after which the other end is taken for gone
 KEEPALIVE_S: Final = 3.0  # of silence, after which a client asks for a sign of life
 HANDSHAKE_TIMEOUT_S: Final = 10.0
-ACK_DELAY_S: Final = 0.01  # how long an acknowledgement waits for a packet to ride on; peers allow 25 ms
+ACK_DELAY_S: Final = 0.01  # an acknowledgement waits for a packet to ride on; 25 ms are allowed
 
 STREAMS_MAX: Final = 128  # that a client has open on one connection
 STREAMS_UNADMITTED_MAX: Final = 4  # before the server knows who asks
+STREAM_REQUEST_BYTES_MAX: Final = 2 * 1024 * 1024  # the longest request that the driver takes
 STREAM_WINDOW_BYTES: Final = 64 * 1024  # of a request that arrive before the server grants more
 # Requests longer than that share this many bytes of a connection, first come, first served, each
 # counted with the longest that it may grow to, from its first bytes to the end of its handler.
@@ -121,3 +134,23 @@ assert SESSION_IDLE_S_MIN < SESSION_TTL_S, "a session that is about to come back
 assert TICKET_ENDPOINTS_MAX * (HOST_BYTES_MAX + 3) + 128 < TICKET_TEXT_BYTES_MAX * 3 // 4, (
     "the longest ticket can be read"
 )
+assert (
+    COMMIT_BYTES_MAX + (1 + COMMIT_CHECKS_MAX + COMMIT_OPS_MAX) * PART_BYTES_MAX
+    <= REQUEST_BYTES_MAX
+), "a full commit fits a request"
+assert (1 + GET_KEYS_MAX) * (KEY_BYTES_MAX + PART_BYTES_MAX) <= REQUEST_BYTES_MAX, (
+    "a full get fits a request"
+)
+assert (
+    2 * SCAN_BYTES_MAX + (1 + SCAN_ENTRIES_MAX) * PART_BYTES_MAX + 2 * RANGE_BOUND_BYTES_MAX
+    <= REPLY_BYTES_MAX
+), "a full page, of which the last record alone is large, fits a reply"
+assert TICKETS_MAX * (KEY_BYTES_MAX + TEXT_BYTES_MAX + 2 * PART_BYTES_MAX) <= REPLY_BYTES_MAX, (
+    "a list of all tickets fits a reply"
+)
+assert 7 * TICKETS_MAX < FRAME_FIELDS_MAX, "a list of all tickets has as many fields"
+assert 4 * SESSIONS_MAX < FRAME_FIELDS_MAX // 2, "a status names all sessions"
+assert (
+    COMMIT_BYTES_MAX + COMMIT_OPS_MAX * (2 * RANGE_BOUND_BYTES_MAX + PART_BYTES_MAX)
+    <= WATCH_FRAME_BYTES_MAX
+), "a full commit, its ranges cut to a long prefix, fits a watch's message"
