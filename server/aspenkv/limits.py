@@ -123,6 +123,9 @@ LARGE_DATAGRAM_RETRY_S: Final = 5.0  # after that, and 8 times as long each furt
 LARGE_DATAGRAM_RETRY_S_MAX: Final = 600.0  # PMTU_RAISE_TIMER of RFC 8899 §5.1.1
 KEY_UPDATE_PACKETS: Final = 1 << 20  # under one key; AES-GCM allows 2^23 (RFC 9001 §6.6)
 
+HELLO_TIMEOUT_S: Final = 10.0  # to connect, and to be welcomed; a server that lives needs 0.1 s
+DRAIN_S: Final = 10.0  # that a server which ends leaves to requests under way
+WATCH_PROGRESS_S: Final = 1.0  # without an event, until a watch is told how far the server is
 CONNECTIONS_MAX: Final = 1024  # of one server
 HANDSHAKES_PENDING_MAX: Final = 64
 HANDSHAKES_PER_S: Final = 64.0  # each costs some milliseconds of the processor

@@ -31,6 +31,7 @@ from aspenkv.protocol.messages import (
 from aspenkv.protocol.packing import VERSION
 from aspenkv.protocol.replies import decode_reply, encode_error, encode_reply
 from aspenkv.protocol.requests import (
+    NO_REQUEST,
     BadRequestError,
     RequestFrame,
     decode_request,
@@ -39,6 +40,7 @@ from aspenkv.protocol.requests import (
 from aspenkv.protocol.watch_frames import WatchDecoder, encode_watch_message
 
 __all__ = [
+    "NO_REQUEST",
     "VERSION",
     "BadRequestError",
     "Bye",
