@@ -4,7 +4,6 @@ Every call is one request frame and one reply frame; a watch is one request fram
 of messages. docs/protocol.md is the normative text.
 """
 
-from aspenkv.protocol.close_codes import ConnectionCode, StreamCode
 from aspenkv.protocol.messages import (
     Bye,
     Commit,
@@ -45,7 +44,6 @@ __all__ = [
     "BadRequestError",
     "Bye",
     "Commit",
-    "ConnectionCode",
     "CreateTicket",
     "Get",
     "GrantLease",
@@ -62,7 +60,6 @@ __all__ = [
     "Revoke",
     "RevokeTicket",
     "Scan",
-    "StreamCode",
     "Sync",
     "WatchDecoder",
     "WatchMessage",

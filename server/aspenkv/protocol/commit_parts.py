@@ -50,6 +50,7 @@ _OPS: Final[dict[int, Row[Any]]] = {
     _ADD: Row(Add, key=BYTES, delta=I64),
 }
 
+_SLOT_USE: Final = Row(SlotUse, slot=U64, sequence=U64)
 _NO_SLOT: Final = (None, None)
 _HEAD_FIELDS: Final = 3
 
@@ -92,19 +93,8 @@ def from_fields(fields: Sequence[Any]) -> Commit:
         at = _read_part(fields, at, _CHECKS, checks)
     while at < len(fields):
         at = _read_part(fields, at, _OPS, ops)
-    return Commit(checks, ops, _slot_use(slot, sequence))
-
-
-_SLOT_USE: Final = Row(SlotUse, slot=U64, sequence=U64)
-
-
-def _slot_use(slot: object, sequence: object) -> SlotUse | None:
-    if slot is None and sequence is None:
-        return None
-    use = _SLOT_USE.read((slot, sequence))
-    if not use.sequence:
-        raise RemoteProtocolError("the sequence of a slot begins with 1")
-    return use
+    has_slot = slot is not None or sequence is not None
+    return Commit(checks, ops, _SLOT_USE.read((slot, sequence)) if has_slot else None)
 
 
 def _read_part(
