@@ -27,7 +27,7 @@ import trio
 
 from aspenfs import limits
 from aspenfs.chunk_reader import ChunkReader, Readahead
-from aspenfs.errors import AspenError, FilesystemError
+from aspenfs.errors import AspenError, FilesystemError, LeaseLostError
 from aspenfs.extents import Buffer, Extents, overlay
 from aspenfs.file_content import FileContent
 from aspenfs.handles import HandleTable
@@ -235,6 +235,7 @@ class Data:
         self._became_dirty = trio.Event()
         self._drained = trio.lowlevel.ParkingLot()
         self._failures = 0
+        self._is_fenced_off = False
 
     def is_open(self, ino: Ino) -> bool:
         """Return whether any handle of this mount has the inode open."""
@@ -450,6 +451,10 @@ class Data:
     async def _flush_in_background(self, file: _File, whole_chunks: bool) -> None:
         try:
             await self._commit(file, whole_chunks=whole_chunks)
+        except LeaseLostError as error:  # said in the log already
+            self._failures += 1
+            self._is_fenced_off = True
+            file.error = error
         except (AspenError, AspenKvError) as error:
             self._failures += 1
             file.error = error
@@ -560,11 +565,11 @@ class Data:
             raise first
 
     async def run(self) -> None:
-        """Commit what has been dirty for WRITEBACK_DELAY_S, for ever."""
-        while True:
+        """Commit what has been dirty for WRITEBACK_DELAY_S, as long as this mount may."""
+        while not self._is_fenced_off:
             await self._became_dirty.wait()
             self._became_dirty = trio.Event()
-            while self._dirty_files:
+            while self._dirty_files and not self._is_fenced_off:
                 await trio.sleep(limits.WRITEBACK_DELAY_S)
                 now_s = self._monotonic()
                 for file in list(self._dirty_files.values()):

@@ -63,6 +63,29 @@ SHUTDOWN_S: Final = 60.0  # for committing what is dirty when a mount ends
 
 SESSION_TTL_S: Final = 30.0
 SESSION_KEEPALIVE_S: Final = 10.0
+SESSION_CALL_S: Final = 5.0  # for one keepalive, and to end a session at a mount's end
+SESSION_RETRY_S: Final = 1.0  # after a keepalive that failed
+
+TIMEOUT_S_MIN: Final = 1.0  # of a call; less would take a busy server for a dead one
+TIMEOUT_S_MAX: Final = 600.0
+
+KV_TIMEOUT_S: Final = 30.0  # one call of the store, all its tries together; `--timeout`
+KV_RETRY_FIRST_S: Final = 0.01  # before the second try of a call
+KV_RETRY_MAX_S: Final = 1.0
+KV_SLOTS_MAX: Final = 256  # commits under way at once, whatever more a server would allow
+
+POOL_CONNECTIONS_MAX: Final = 8  # over all endpoints; Aspen's number
+POOL_SMALL_CALLS: Final = 16  # on every connection for them, before one more is opened
+POOL_BULK_CALLS: Final = 2  # on one connection; each may be 1 MiB, so more would only queue
+POOL_BULK_COMMIT_BYTES: Final = 32 * 1024  # a commit with more takes a connection for bulk
+POOL_CALLS_MAX: Final = 256  # under way on all connections; watches do not count
+POOL_WAITING_MAX: Final = 1024  # calls that wait for a connection
+POOL_IDLE_S: Final = 30.0  # until a connection is closed that load no longer needs
+POOL_DIAL_S: Final = 10.0  # a handshake has four round trips, and some of them may be lost
+POOL_BACKOFF_FIRST_S: Final = 0.05  # after an endpoint failed for the first time
+POOL_BACKOFF_MAX_S: Final = 5.0  # a server that is back is found within this time
+POOL_REFUSED_RETRY_S: Final = 30.0  # after an endpoint refused for a reason that time cures rarely
+POOL_BYE_S: Final = 1.0  # to tell the server that this client is done
 
 SYMLINKS_MAX: Final = 40  # in one path, as the kernel's own limit (MAXSYMLINKS)
 STACKED_MOUNTS_MAX: Final = 16  # dead mounts on one mountpoint that one mount takes away
@@ -105,7 +128,11 @@ assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
 )
 assert READDIR_PAGE_ENTRIES < READDIR_KEPT_NAMES_MAX, "going on within a page is exact"
 assert DIRTY_FILE_BYTES_MAX <= DIRTY_BYTES_MAX, "one file fits the dirty buffer"
-assert SESSION_KEEPALIVE_S * 2 < SESSION_TTL_S, "one lost keepalive does not end a session"
+assert SESSION_KEEPALIVE_S + 3 * (SESSION_CALL_S + SESSION_RETRY_S) < SESSION_TTL_S, (
+    "two lost keepalives do not end a session"
+)
 assert 2 * kv_limits.SCAN_BYTES_MAX + kv_limits.VALUE_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, (
     "a scan page fits a control frame, with its framing"
 )
+assert POOL_CONNECTIONS_MAX >= 2, "small calls have a connection that bulk cannot take"
+assert 2 * POOL_DIAL_S < KV_TIMEOUT_S, "a call outlives two endpoints that do not answer"

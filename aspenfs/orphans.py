@@ -13,7 +13,12 @@ import trio
 
 from aspenfs import limits
 from aspenfs.chunks import extent_bytes
-from aspenfs.errors import AspenError, CorruptRecordError, FormatVersionError
+from aspenfs.errors import (
+    AspenError,
+    CorruptRecordError,
+    FormatVersionError,
+    LeaseLostError,
+)
 from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys, range_end
 from aspenfs.metadata import decode_orphan
@@ -126,10 +131,12 @@ class Orphans:
         return counted
 
     async def run(self) -> None:
-        """Collect now, every ORPHAN_SCAN_S seconds, and when asked to."""
+        """Collect now, every ORPHAN_SCAN_S seconds, and when asked to, while the session lives."""
         while True:
             try:
                 await self.collect()
+            except LeaseLostError:
+                return  # said in the log already; others collect
             except (AspenError, AspenKvError) as error:
                 log.warning("orphans could not be collected: %s; trying again later", error)
             with trio.move_on_after(limits.ORPHAN_SCAN_S):

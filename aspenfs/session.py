@@ -16,12 +16,13 @@ import msgpack
 import trio
 
 from aspenfs import limits
+from aspenfs.errors import LeaseLostError
 from aspenfs.keys import Keys
 from aspenfs.metadata import decode_counter, decode_next_ino, encode_next_ino
 from aspenfs.scans import records_below
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_SESSION, Ino, SessionId
-from aspenkv.contract import KeyValue
+from aspenkv.contract import ABSENT, KeyValue, Put, RevisionIs
 from aspenkv.errors import AspenKvError, LeaseNotFoundError
 
 log = logging.getLogger(__name__)
@@ -106,48 +107,66 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Register a session, keep its lease alive, and on exit fold its counters and end it.
 
+    From then on every transaction is fenced by the session: if its lease lapses, they fail.
+
     A read-only mount owns nothing, so it has no lease and the session number 0.
     """
     if read_only:
         yield Session(kv, keys, transactions, NO_SESSION)
         return
     lease = await kv.lease(limits.SESSION_TTL_S)
-    session_id = SessionId(secrets.randbits(63) or 1)
-    record = msgpack.packb({"host": socket.gethostname()})
-
-    async def register(txn: Transaction) -> None:
-        txn.require(keys.session(session_id), 0)
-        txn.put(keys.session(session_id), record, lease)
-
-    await transactions.run(register)
+    session_id, revision = await _register(kv, keys, lease)
+    transactions.fence(keys.session(session_id), revision)
     session = Session(kv, keys, transactions, session_id)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_keep_alive, kv, transactions, lease)
         try:
+            # A power cut must not take the session from a mount that outlives it.
+            await kv.sync()
             yield session
         finally:
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True), trio.move_on_after(limits.SESSION_KEEPALIVE_S):
+            with trio.CancelScope(shield=True), trio.move_on_after(limits.SESSION_CALL_S):
                 await _end(kv, session, lease)
 
 
-async def _keep_alive(kv: KeyValue, transactions: Transactions, lease: int) -> None:
+async def _register(kv: KeyValue, keys: Keys, lease: int) -> tuple[SessionId, int]:
+    """Write the record of a new session; return its number and the revision of the record."""
+    record = msgpack.packb({"host": socket.gethostname()})
     while True:
-        await trio.sleep(limits.SESSION_KEEPALIVE_S)
+        session_id = SessionId(secrets.randbits(63) or 1)
+        key = keys.session(session_id)
+        committed = await kv.commit([RevisionIs(key, ABSENT)], [Put(key, record, lease)])
+        if committed.failed_check is None:
+            return session_id, committed.revision
+
+
+async def _keep_alive(kv: KeyValue, transactions: Transactions, lease: int) -> None:
+    """Renew the lease until it lapses; an outage gets one line in the log, not one a try."""
+    is_renewed = True
+    while True:
+        await trio.sleep(limits.SESSION_KEEPALIVE_S if is_renewed else limits.SESSION_RETRY_S)
         try:
-            await kv.keepalive(lease)
+            with trio.fail_after(limits.SESSION_CALL_S):  # the carrier alone might take the TTL
+                await kv.keepalive(lease)
         except LeaseNotFoundError:
-            log.critical("the session of this mount lapsed: changes are refused; mount again")
             transactions.refuse_from_now()
             return
-        except AspenKvError as error:
-            log.warning("the session could not be renewed: %s; trying again", error)
+        except (AspenKvError, trio.TooSlowError) as error:
+            if is_renewed:
+                reason = str(error) or "no answer"
+                log.warning("the session could not be renewed: %s; trying again", reason)
+            is_renewed = False
+        else:
+            is_renewed = True
 
 
 async def _end(kv: KeyValue, session: Session, lease: int) -> None:
     try:
         await session.fold(session.id)
         await kv.revoke(lease)
+    except LeaseLostError:
+        return  # it has ended already, and others fold the counters
     except Exception:
         # The lease lapses by itself and the next mount folds the counters.
         log.warning("the session could not be ended; its lease will lapse", exc_info=True)

@@ -8,6 +8,7 @@ brought up to date before the caller goes on (write-through).
 from __future__ import annotations
 
 import errno
+import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
@@ -33,6 +34,8 @@ from aspenkv.contract import (
     RangeEmpty,
     RevisionIs,
 )
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -158,13 +161,24 @@ class Transactions:
         self._keys = keys
         self._caches = caches
         self.read_only = read_only
+        self._fence: tuple[Check, ...] = ()
         self._session_lost = False
         self._commits = 0
         self._conflicts = 0
 
+    def fence(self, key: bytes, revision: int) -> None:
+        """Check in every further commit, first of all, that ``revision`` last wrote ``key``.
+
+        The key is this mount's session, which vanishes when its lease lapses. So a mount that was
+        out of reach for too long changes nothing, whenever its commits arrive.
+        """
+        self._fence = (RevisionIs(key, revision),)
+
     def refuse_from_now(self) -> None:
         """Let every further commit fail: the session is gone and others may have taken over."""
-        self._session_lost = True
+        if not self._session_lost:
+            self._session_lost = True
+            log.critical("the session of this mount lapsed: changes are refused; mount again")
 
     def statistics(self) -> TransactionStatistics:
         """Return the counts since the mount."""
@@ -190,7 +204,7 @@ class Transactions:
             if not txn.ops:
                 return result
             try:
-                committed = await self._kv.commit(txn.checks, txn.ops)
+                committed = await self._kv.commit([*self._fence, *txn.checks], txn.ops)
             except BaseException:
                 self._forget_ops(txn.ops)
                 raise
@@ -198,6 +212,9 @@ class Transactions:
                 self._commits += 1
                 self._keep(txn, committed.revision)
                 return result
+            if self._fence and committed.failed_check == 0:
+                self.refuse_from_now()
+                continue
             self._conflicts += 1
             self._forget(txn.checks)
             await trio.sleep(random.uniform(0, backoff_s))  # noqa: S311  # jitter, not a secret

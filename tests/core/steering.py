@@ -15,12 +15,22 @@ from aspenfs.chunks import extent_bytes
 from aspenfs.errors import AspenError, errno_of
 from aspenfs.filesystem import Filesystem
 from aspenfs.fsck import Report, check_volume
-from aspenfs.limits import CHUNK_BYTES, DIRTY_BYTES_MAX, DIRTY_FILE_BYTES_MAX
+from aspenfs.limits import CHUNK_BYTES, DIRTY_BYTES_MAX, DIRTY_FILE_BYTES_MAX, KV_TIMEOUT_S
 from aspenfs.scans import records_below
 from aspenfs.types import ROOT_INO, Context, FileHandle, Ino
-from aspenkv.contract import Check, CommitResult, KeyValue, Op, ScanPage, Versioned
-from aspenkv.errors import AspenKvError
+from aspenkv.contract import (
+    Check,
+    CommitResult,
+    KeyValue,
+    Op,
+    ScanPage,
+    Status,
+    Versioned,
+    Watch,
+)
+from aspenkv.errors import AspenKvError, OutcomeUnknownError, UnavailableError
 from aspenkv.service import Service, ServiceClient
+from aspenkv.watches import PrefixWatch
 
 ROOT = Context(uid=0, gid=0)
 ALICE = Context(uid=1000, gid=100)
@@ -60,6 +70,7 @@ class SteeredClient(ServiceClient):
     ``before_commit``: the store has not seen the commit yet. ``after_commit``, ``after_get``: the
     store has done its part, but the answer has not arrived; so a commit that fails there was done.
     With ``yields`` other tasks run before and after each call, as if it went over a network.
+    Between :meth:`leave` and :meth:`come_back` no call reaches the store, and no answer the client.
     """
 
     def __init__(self, service: Service) -> None:
@@ -74,9 +85,31 @@ class SteeredClient(ServiceClient):
         self.scans = 0
         self.syncs = 0
         self.yields = False
+        self._watches: set[PrefixWatch] = set()
+        self._here = trio.Event()
+        self._here.set()
+
+    def leave(self) -> None:
+        """Lose the store: watches break, and calls wait for it as long as a carrier's do."""
+        self._here = trio.Event()
+        for watch in self._watches:
+            watch.fail(UnavailableError("the test took the store away"))
+
+    def come_back(self) -> None:
+        """Find the store again."""
+        self._here.set()
+
+    async def _reach(self, failure: type[AspenKvError] = UnavailableError) -> None:
+        here = self._here
+        if not here.is_set():
+            with trio.move_on_after(KV_TIMEOUT_S):
+                await here.wait()
+            if not here.is_set():
+                raise failure("the test took the store away")
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
         self.gets += 1
+        await self._reach()
         await self._meet(self.before_get)
         found = await super().get(keys, bulk=bulk)
         await self._meet(self.after_get)
@@ -93,6 +126,7 @@ class SteeredClient(ServiceClient):
         continuation: bytes | None = None,
     ) -> ScanPage:
         self.scans += 1
+        await self._reach()
         await self._meet([])
         page = await super().scan(
             start,
@@ -106,20 +140,59 @@ class SteeredClient(ServiceClient):
         return page
 
     async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
+        await self._reach()
         await self._meet(self.before_commit)
         committed = await super().commit(checks, ops)
         if committed.failed_check is None:
             self.commits.append(tuple(ops))
         await self._meet(self.after_commit)
+        await self._reach(OutcomeUnknownError)
         return committed
 
+    @asynccontextmanager
+    async def watch(
+        self,
+        prefix: bytes,
+        from_revision: int | None = None,
+        *,
+        values: bool = False,
+        skip_own: bool = False,
+    ) -> AsyncIterator[Watch]:
+        await self._reach()
+        opening = super().watch(prefix, from_revision, values=values, skip_own=skip_own)
+        async with opening as watch:
+            assert isinstance(watch, PrefixWatch)
+            self._watches.add(watch)
+            try:
+                yield watch
+            finally:
+                self._watches.remove(watch)
+
+    async def lease(self, ttl_s: float) -> int:
+        await self._reach()
+        return await super().lease(ttl_s)
+
     async def keepalive(self, lease: int) -> None:
+        await self._reach()
         await self._meet(self.before_keepalive)
         await super().keepalive(lease)
 
+    async def revoke(self, lease: int) -> None:
+        await self._reach()
+        await super().revoke(lease)
+
+    async def revision(self) -> int:
+        await self._reach()
+        return await super().revision()
+
     async def sync(self) -> None:
         self.syncs += 1
+        await self._reach()
         await super().sync()
+
+    async def status(self) -> Status:
+        await self._reach()
+        return await super().status()
 
     async def _meet(self, steps: list[Step]) -> None:
         if steps:

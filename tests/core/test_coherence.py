@@ -229,7 +229,7 @@ async def test_without_a_watch_what_is_cached_has_its_time_to_live(
 ) -> None:
     store = SteeredClient(service)
     async with open_fs(store) as other:
-        service._hub.close()  # every watch ends, and none is opened again
+        service.store._hub.close()  # every watch ends, and none is opened again
         await wait_all_tasks_blocked()
         assert (await other.getattr(ino)).mode & 0o777 == 0o644
         await fs.setattr(ino, AttributeChanges(mode=0o600))
@@ -243,7 +243,7 @@ async def test_without_a_watch_a_change_is_made_on_what_is_there_all_the_same(
 ) -> None:
     store = SteeredClient(service)
     async with open_fs(store) as other:
-        service._hub.close()
+        service.store._hub.close()
         await wait_all_tasks_blocked()
         assert (await other.lookup(ROOT_INO, b"file")).uid == 0
         await fs.setattr(ino, AttributeChanges(uid=7))

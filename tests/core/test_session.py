@@ -14,7 +14,7 @@ from aspenfs.errors import LeaseLostError, errno_of
 from aspenfs.filesystem import Filesystem
 from aspenfs.limits import ORPHAN_SCAN_S, SESSION_KEEPALIVE_S, SESSION_TTL_S
 from aspenfs.scans import records_below
-from aspenfs.types import NO_SESSION, ROOT_INO, AttributeChanges
+from aspenfs.types import NO_SESSION, ROOT_INO, AttributeChanges, SessionId
 from aspenkv.contract import Add
 from aspenkv.errors import EngineError
 from aspenkv.service import Service
@@ -62,11 +62,39 @@ async def test_a_keepalive_that_fails_is_tried_again(
     await fs.mkdir(ROOT_INO, b"directory", 0o755, ROOT)
 
 
+@pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.logs("the session could not be renewed: no answer; trying again")
+async def test_a_keepalive_that_hangs_is_tried_again_before_the_lease_lapses(
+    fs: Filesystem, store: SteeredClient
+) -> None:
+    store.before_keepalive += [Gate(), Gate()]  # never opened
+    await trio.sleep(SESSION_TTL_S + SESSION_KEEPALIVE_S)
+    await fs.mkdir(ROOT_INO, b"directory", 0o755, ROOT)
+
+
+async def test_a_session_number_that_is_taken_is_not_used_again(
+    fs: Filesystem, service: Service, open_fs: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (key,) = await keys_below(fs, fs.keys.sessions())
+    taken = int.from_bytes(key[-8:], "big")
+    numbers = [taken, taken, 7]
+    monkeypatch.setattr("aspenfs.session.secrets.randbits", lambda _bits: numbers.pop(0))
+    async with open_fs(service.connect()):
+        assert fs.keys.session(SessionId(7)) in await keys_below(fs, fs.keys.sessions())
+
+
+async def test_a_session_is_on_stable_storage_before_its_mount_answers(
+    fs: Filesystem, store: SteeredClient
+) -> None:
+    del fs
+    assert store.syncs == 1
+
+
 @pytest.mark.logs(
+    "the session could not be renewed: no answer; trying again",
     "the session of this mount lapsed: changes are refused; mount again",
     "could not be written",
     "some data could not be written and is lost",
-    "the session could not be ended",
 )
 async def test_a_mount_whose_session_lapsed_changes_nothing_more(
     fs: Filesystem, service: Service, open_fs: Open, mock_clock: MockClock
@@ -76,7 +104,7 @@ async def test_a_mount_whose_session_lapsed_changes_nothing_more(
     async with open_fs(store) as other:
         fh = await other.open(ino, os.O_RDWR)
         stuck = Gate()
-        store.before_keepalive.append(stuck)
+        store.before_keepalive += [stuck] * 9
         for _ in range(int(SESSION_TTL_S / SESSION_KEEPALIVE_S) + 1):
             await turn(mock_clock, SESSION_KEEPALIVE_S)
         stuck.open()
