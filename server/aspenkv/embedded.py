@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,13 +17,23 @@ EMBEDDED_MEMBERS: Final = ("embedded",)
 
 
 @asynccontextmanager
-async def open_embedded(engine: Engine) -> AsyncIterator[Service]:
+async def open_embedded(
+    engine: Engine,
+    *,
+    members: Sequence[str] = EMBEDDED_MEMBERS,
+    now_ns: Callable[[], int] = time.time_ns,
+) -> AsyncIterator[Service]:
     """Serve an open engine within this process until the block ends; the engine stays open.
+
+    Args:
+        engine: where everything is stored.
+        members: what ``status`` calls the processes of the server.
+        now_ns: the wall clock, in nanoseconds since 1970; tickets expire by it.
 
     Raises:
         EngineError: the engine cannot be read or written.
     """
-    service = Service(engine, EMBEDDED_MEMBERS)
+    service = Service(engine, members, now_ns=now_ns)
     await service.load()
     await service.start()
     failure: Exception | None = None

@@ -3,7 +3,8 @@
 The service keeps the table in memory, and its records in the engine, written in the same commit as
 the keys they are about:
 
-    ``L`` + lease (u64 big-endian)          time to live in ms (u64), then 1 if process-bound, or 0
+    ``L`` + lease (u64 big-endian)          time to live in ms (u64), 1 if process-bound, or 0; then
+                                            the prefix of the client that made it
     ``A`` + lease (u64 big-endian) + key    empty: ``key`` hangs on the lease
 """
 
@@ -12,11 +13,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from aspenkv.contract import NO_LEASE, Delete, DeleteRange, Op, Put
 from aspenkv.errors import DataCorruptError, LeaseNotFoundError, TooManyError
-from aspenkv.limits import LEASE_KEYS_MAX, LEASES_MAX
+from aspenkv.limits import LEASE_KEYS_MAX, LEASES_MAX, LEASES_PER_PREFIX_MAX
 
 LEASE_PREFIX: Final = b"L"
 ATTACHMENT_PREFIX: Final = b"A"
@@ -30,22 +31,34 @@ Attachments = dict[bytes, int]
 """The lease on which each key hangs after a commit; NO_LEASE if it no longer hangs on any."""
 
 
+class LeaseTerms(NamedTuple):
+    """What a lease is granted for.
+
+    ``process_bound``: its holder lives in the server's process and dies with it. ``prefix``: that
+    of the keys its holder may touch. Who may not touch all of those has nothing to do with it.
+    """
+
+    ttl_s: float
+    process_bound: bool
+    prefix: bytes
+
+
 class Lease:
-    """One lease. ``process_bound``: its holder lives in the server's process and dies with it."""
+    """One lease, and the keys that hang on it."""
 
-    __slots__ = ("deadline_s", "id", "keys", "process_bound", "ttl_s")
+    __slots__ = ("deadline_s", "id", "keys", "terms")
 
-    def __init__(self, lease: int, ttl_s: float, *, process_bound: bool, now_s: float) -> None:
+    def __init__(self, lease: int, terms: LeaseTerms, *, now_s: float) -> None:
         """Start the full time to live at ``now_s``."""
         self.id = lease
-        self.ttl_s = ttl_s
-        self.process_bound = process_bound
-        self.deadline_s = now_s + ttl_s
+        self.terms = terms
+        self.deadline_s = now_s + terms.ttl_s
         self.keys: set[bytes] = set()
 
     def record(self) -> tuple[bytes, bytes]:
         """Return the name and content of its server record."""
-        content = _TERMS.pack(round(self.ttl_s * 1000), self.process_bound)
+        ttl_s, process_bound, prefix = self.terms
+        content = _TERMS.pack(round(ttl_s * 1000), process_bound) + prefix
         return LEASE_PREFIX + _ID.pack(self.id), content
 
 
@@ -57,9 +70,9 @@ class LeaseTable:
         self._leases: dict[int, Lease] = {}
         self._lease_of: Attachments = {}
 
-    def __len__(self) -> int:
-        """Return how many leases there are."""
-        return len(self._leases)
+    def count(self, prefix: bytes) -> int:
+        """Return how many leases there are below ``prefix``."""
+        return sum(lease.terms.prefix.startswith(prefix) for lease in self._leases.values())
 
     def load(
         self,
@@ -76,10 +89,10 @@ class LeaseTable:
         try:
             for name, content in leases:
                 (lease,) = _ID.unpack(name[1:])
-                ttl_ms, process_bound = _TERMS.unpack(content)
-                self.insert(
-                    Lease(lease, ttl_ms / 1000, process_bound=bool(process_bound), now_s=now_s)
-                )
+                ttl_ms, process_bound = _TERMS.unpack_from(content)
+                prefix = content[_TERMS.size :]
+                terms = LeaseTerms(ttl_ms / 1000, bool(process_bound), prefix)
+                self.insert(Lease(lease, terms, now_s=now_s))
             for name, _ in attachments:
                 (lease,) = _ID.unpack_from(name, 1)
                 self.apply({name[1 + _ID.size :]: lease})
@@ -88,39 +101,43 @@ class LeaseTable:
                 f"the lease record {name!r} is damaged: restore the data directory from a backup"
             ) from error
 
-    def new(self, lease: int, ttl_s: float, *, process_bound: bool, now_s: float) -> Lease:
+    def new(self, lease: int, terms: LeaseTerms, *, now_s: float) -> Lease:
         """Return a lease that is not in the table yet.
 
         Raises:
-            TooManyError: LEASES_MAX leases exist.
+            TooManyError: LEASES_MAX leases exist, or LEASES_PER_PREFIX_MAX of the same prefix.
         """
         if len(self._leases) >= LEASES_MAX:
             raise TooManyError(f"{LEASES_MAX} leases exist: revoke some, or wait until they lapse")
-        return Lease(lease, ttl_s, process_bound=process_bound, now_s=now_s)
+        same = sum(each.terms.prefix == terms.prefix for each in self._leases.values())
+        if same >= LEASES_PER_PREFIX_MAX:
+            raise TooManyError(f"{LEASES_PER_PREFIX_MAX} leases of yours exist: revoke some")
+        return Lease(lease, terms, now_s=now_s)
 
     def insert(self, lease: Lease) -> None:
         """Add a lease whose record is stored."""
         self._leases[lease.id] = lease
 
-    def live(self, lease: int, now_s: float) -> Lease:
-        """Return a lease that has not lapsed.
+    def live(self, lease: int, now_s: float, prefix: bytes) -> Lease:
+        """Return a lease that has not lapsed, to a client of all keys below ``prefix``.
 
         Raises:
-            LeaseNotFoundError: it lapsed, was revoked, or never was.
+            LeaseNotFoundError: it lapsed, was revoked, never was, or is of another prefix: who may
+                not use it does not learn that it is.
         """
         found = self._leases.get(lease)
-        if found is None or found.deadline_s <= now_s:
+        if found is None or found.deadline_s <= now_s or not found.terms.prefix.startswith(prefix):
             raise LeaseNotFoundError(f"lease {lease} lapsed, was revoked or never was")
         return found
 
-    def renew(self, lease: int, now_s: float) -> None:
+    def renew(self, lease: int, now_s: float, prefix: bytes) -> None:
         """Give a lease its full time to live again.
 
         Raises:
-            LeaseNotFoundError: it lapsed, was revoked, or never was.
+            LeaseNotFoundError: as :meth:`live`.
         """
-        found = self.live(lease, now_s)
-        found.deadline_s = now_s + found.ttl_s
+        found = self.live(lease, now_s, prefix)
+        found.deadline_s = now_s + found.terms.ttl_s
 
     def next_deadline_s(self) -> float:
         """Return when the next lease lapses; infinity if there is none."""
@@ -133,7 +150,7 @@ class LeaseTable:
 
     def process_bound(self) -> list[Lease]:
         """Return the leases whose holder lived in the server's process."""
-        return [lease for lease in self._leases.values() if lease.process_bound]
+        return [lease for lease in self._leases.values() if lease.terms.process_bound]
 
     def remove(self, leases: Iterable[Lease]) -> None:
         """Forget leases whose records and keys are gone."""
@@ -142,8 +159,10 @@ class LeaseTable:
             for key in lease.keys:
                 del self._lease_of[key]
 
-    def touched(self, ops: Sequence[Op], *, names_lease: bool, now_s: float) -> Attachments:
-        """Return which keys ``ops`` would attach or detach.
+    def touched(
+        self, ops: Sequence[Op], *, names_lease: bool, now_s: float, prefix: bytes
+    ) -> Attachments:
+        """Return which keys ``ops`` of a client of ``prefix`` would attach or detach.
 
         ``names_lease`` says that a put names a lease; if none does and no key is attached, this
         costs nothing.
@@ -164,7 +183,7 @@ class LeaseTable:
                 hanging = {*lease_of, *touched}
                 touched.update((key, NO_LEASE) for key in hanging if op.start <= key < op.end)
             elif isinstance(op, Put) and op.lease != NO_LEASE:
-                self.live(op.lease, now_s)
+                self.live(op.lease, now_s, prefix)
                 touched[op.key] = op.lease
             elif isinstance(op, Put | Delete) and (op.key in lease_of or op.key in touched):
                 touched[op.key] = NO_LEASE

@@ -1,254 +1,167 @@
-"""The server behind every carrier: limits, one commit at a time, leases, watches."""
+"""The server: a store, and who may use it. In-process clients call it directly."""
 
 from __future__ import annotations
 
-import logging
-import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import trio
 
-from aspenkv import validation
+from aspenkv.access import Grant
+from aspenkv.admission import Admission
 from aspenkv.contract import (
     Check,
     CommitResult,
-    Delete,
+    CreatedTicket,
     KeyValue,
     Op,
     ScanPage,
     Status,
+    TicketInfo,
     Versioned,
     Watch,
 )
-from aspenkv.engine import NO_SERVER_RECORDS, Engine
-from aspenkv.errors import ClosedError, EngineError
-from aspenkv.leases import (
-    ATTACHMENT_PREFIX,
-    LEASE_PREFIX,
-    Attachments,
-    Lease,
-    LeaseTable,
-    removal_records,
-)
-from aspenkv.limits import (
-    INLINE_COMMIT_BYTES_MAX,
-    LEASE_ID_MAX,
-    LEASE_REMOVAL_RETRY_S,
-    SCAN_ENTRIES_MAX,
-)
-from aspenkv.watches import NOBODY, Origin, WatchHub
+from aspenkv.engine import Engine
+from aspenkv.identity import ServerIdentity
+from aspenkv.leases import LeaseTerms
+from aspenkv.remote import RemoteSession
+from aspenkv.store import EVERYTHING, Store
+from aspenkv.watches import NOBODY
 
-_log = logging.getLogger(__name__)
+__all__ = ["RemoteSession", "Service", "ServiceClient"]
 
-_SERVER: Final[Origin] = object()
-"""The origin of the commits that the server makes itself."""
+_NS_PER_S: Final = 1_000_000_000
 
 
 class Service:
-    """Serves one engine to any number of clients.
+    """Serves one engine: to clients of this process, and to those that show a ticket."""
 
-    Commits run one at a time: inline while nobody else commits and the engine need not wait, else
-    under ``_committing``. A commit, its leases and its watch events change together, with no
-    checkpoint between, so nobody sees one without the others.
-    """
+    def __init__(
+        self, engine: Engine, members: Sequence[str], *, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Serve ``engine``; :meth:`load` comes first, and before any commit :meth:`start`.
 
-    def __init__(self, engine: Engine, members: Sequence[str]) -> None:
-        """Serve ``engine``; :meth:`load` comes first, and before any commit :meth:`start`."""
-        self._engine = engine
-        self._members = tuple(members)
-        self._committing = trio.Lock()
-        self._leases = LeaseTable()
-        self._lease_granted = trio.Event()
-        self._hub = WatchHub(engine.revision())
-        self._closed = False
+        Args:
+            engine: where everything is stored.
+            members: what ``status`` calls the processes of the server.
+            now_ns: the wall clock, in nanoseconds since 1970; tickets expire by it.
+        """
+        self.store: Final = Store(engine, members)
+        self._admission = Admission(self.store, lambda: now_ns() / _NS_PER_S)
 
     async def load(self) -> None:
-        """Load the leases.
+        """Load what an earlier process left.
 
         Raises:
             EngineError: the engine cannot be read.
         """
-        self._leases.load(
-            await self._engine.server_records(LEASE_PREFIX),
-            await self._engine.server_records(ATTACHMENT_PREFIX),
-            trio.current_time(),
-        )
+        await self.store.load()
+        await self._admission.load()
 
     async def start(self) -> None:
-        """Remove the leases whose holder died with the last server's process.
+        """Remove what died with the last server's process.
 
         Raises:
             EngineError: the engine cannot be written.
         """
-        await self._remove_leases(self._leases.process_bound)
+        await self.store.start()
 
     async def run(self) -> None:
-        """Remove leases as they lapse, for ever."""
-        while True:
-            self._lease_granted = trio.Event()
-            with trio.move_on_at(self._leases.next_deadline_s()):
-                await self._lease_granted.wait()
-            try:
-                await self._remove_leases(lambda: self._leases.lapsed(trio.current_time()))
-            except EngineError:
-                _log.exception("lapsed leases could not be removed; trying again")
-                await trio.sleep(LEASE_REMOVAL_RETRY_S)
+        """Remove leases and sessions as their time ends, for ever."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.store.run)
+            nursery.start_soon(self._admission.run)
 
     def close(self) -> None:
-        """Refuse all further calls and end all watches."""
-        self._closed = True
-        self._hub.close()
+        """Refuse all further calls and connections, and end all watches."""
+        self.store.close()
 
     def connect(self, *, process_bound: bool = True) -> KeyValue:
-        """Return a new client that calls this service directly.
+        """Return a new client that calls this service directly, and may do everything.
 
         ``process_bound`` says that its user dies with this process, and its leases with them.
         """
         return ServiceClient(self, process_bound=process_bound)
 
-    async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:
-        """See :meth:`aspenkv.contract.KeyValue.get`."""
-        if self._closed:
-            raise _closed()
-        validation.check_keys(keys)
-        return await self._engine.get(keys, bulk=bulk)
-
-    async def scan(
-        self,
-        start: bytes,
-        end: bytes,
-        *,
-        limit: int,
-        keys_only: bool,
-        reverse: bool,
-        continuation: bytes | None,
-    ) -> ScanPage:
-        """See :meth:`aspenkv.contract.KeyValue.scan`."""
-        if self._closed:
-            raise _closed()
-        validation.check_scan(start, end, limit, continuation)
-        if continuation is not None:
-            start, end = (start, continuation) if reverse else (continuation, end)
-        return await self._engine.scan(
-            start, end, limit=min(limit, SCAN_ENTRIES_MAX), keys_only=keys_only, reverse=reverse
-        )
-
-    async def commit(
-        self, origin: Origin, checks: Sequence[Check], ops: Sequence[Op]
-    ) -> CommitResult:
-        """See :meth:`aspenkv.contract.KeyValue.commit`."""
-        if self._closed:
-            raise _closed()
-        size_bytes, names_lease = validation.check_commit(checks, ops)
-        if size_bytes <= INLINE_COMMIT_BYTES_MAX and not self._committing.locked():
-            touched = self._touched(ops, names_lease=names_lease)
-            records = self._leases.attachment_records(touched) if touched else NO_SERVER_RECORDS
-            result = self._engine.commit_nowait(checks, ops, records)
-            if result is not None:
-                self._committed(result, ops, touched, origin)
-                return result
-        async with self._committing:
-            if self._closed:
-                raise _closed()
-            touched = self._touched(ops, names_lease=names_lease)
-            records = self._leases.attachment_records(touched)
-            result = await self._engine.commit(checks, ops, records)
-            self._committed(result, ops, touched, origin)
-        return result
-
-    @asynccontextmanager
-    async def watch(
-        self, prefix: bytes, from_revision: int | None, *, values: bool, skipped: Origin
-    ) -> AsyncIterator[Watch]:
-        """See :meth:`aspenkv.contract.KeyValue.watch`."""
-        if self._closed:
-            raise _closed()
-        validation.check_range(prefix, prefix)
-        with self._hub.open(prefix, from_revision, values=values, skipped=skipped) as watch:
-            yield watch
-
-    async def grant(self, ttl_s: float, *, process_bound: bool) -> int:
-        """Store a new lease and return its number; see :meth:`aspenkv.contract.KeyValue.lease`."""
-        if self._closed:
-            raise _closed()
-        validation.check_ttl(ttl_s)
-        async with self._committing:
-            lease = self._leases.new(
-                1 + secrets.randbelow(LEASE_ID_MAX),
-                ttl_s,
-                process_bound=process_bound,
-                now_s=trio.current_time(),
-            )
-            await self._engine.commit((), (), dict((lease.record(),)))
-            self._leases.insert(lease)
-        self._lease_granted.set()
-        return lease.id
-
-    def keepalive(self, lease: int) -> None:
-        """See :meth:`aspenkv.contract.KeyValue.keepalive`."""
-        if self._closed:
-            raise _closed()
-        self._leases.renew(lease, trio.current_time())
-
-    async def revoke(self, lease: int) -> None:
-        """See :meth:`aspenkv.contract.KeyValue.revoke`."""
-        if self._closed:
-            raise _closed()
-        await self._remove_leases(lambda: [self._leases.live(lease, trio.current_time())])
-
-    def revision(self) -> int:
-        """See :meth:`aspenkv.contract.KeyValue.revision`."""
-        if self._closed:
-            raise _closed()
-        return self._engine.revision()
-
-    async def sync(self) -> None:
-        """See :meth:`aspenkv.contract.KeyValue.sync`."""
-        if self._closed:
-            raise _closed()
-        await self._engine.sync()
-
     def status(self) -> Status:
         """See :meth:`aspenkv.contract.KeyValue.status`."""
-        if self._closed:
-            raise _closed()
-        usage = self._engine.usage()
-        return Status(
-            engine=self._engine.name,
-            members=self._members,
-            revision=self._engine.revision(),
-            used_bytes=usage.used_bytes,
-            capacity_bytes=usage.capacity_bytes,
-            available_bytes=usage.available_bytes,
-            leases=len(self._leases),
-            watches=len(self._hub),
-            sessions=(),
+        return self.store.status(self._admission.sessions.statuses(EVERYTHING))
+
+    async def identity(self) -> ServerIdentity:
+        """Return the server's number, key and certificate.
+
+        They are made on first use, and on stable storage before anybody sees them, so that no
+        ticket ever names a server that a power cut made forget who it was.
+
+        Raises:
+            EngineError: the engine cannot be read or written.
+        """
+        return await self._admission.identity()
+
+    async def create_ticket(
+        self, grant: Grant, *, label: str, expires_s: float | None
+    ) -> CreatedTicket:
+        """Make a ticket, on stable storage when this returns.
+
+        Args:
+            grant: what it allows.
+            label: what it is for, for who lists the tickets.
+            expires_s: for how many seconds from now it is good; None for ever.
+
+        Raises:
+            InvalidRequestError: the grant contradicts itself, or something is too long.
+            TooManyError: there are TICKETS_MAX tickets.
+            EngineError: the engine cannot be written.
+        """
+        return await self._admission.create_ticket(grant, label=label, lifetime_s=expires_s)
+
+    def list_tickets(self) -> list[TicketInfo]:
+        """Return all tickets but those that were revoked."""
+        return self._admission.list_tickets()
+
+    async def revoke_ticket(self, ticket_id: bytes) -> None:
+        """End a ticket and its sessions at once; it stays so when this has returned.
+
+        Raises:
+            InvalidRequestError: there is no such ticket.
+            EngineError: the engine cannot be written.
+        """
+        await self._admission.revoke_ticket(ticket_id)
+
+    def authenticate(self, ticket_id: bytes, secret: bytes) -> Grant:
+        """Return the rights of who knows a ticket's secret, in a time that tells nothing.
+
+        Raises:
+            TicketUnknownError: there is no such ticket, or its secret is another.
+            TicketRevokedError: it was revoked.
+            TicketExpiredError: its time is over.
+        """
+        return self._admission.authenticate(ticket_id, secret)
+
+    async def attach(
+        self, session_id: bytes, ticket_id: bytes, grant: Grant, client: str, address: str
+    ) -> RemoteSession:
+        """Let a connection in that was authenticated; its ``detach`` must follow when it is gone.
+
+        Args:
+            session_id: 16 bytes that the client drew, the same on all of its connections.
+            ticket_id: the ticket it has shown.
+            grant: what :meth:`authenticate` returned for it.
+            client: what the client calls itself.
+            address: where the connection comes from.
+
+        Raises:
+            InvalidRequestError: ``session_id`` or ``client`` is none.
+            TicketError: the ticket is no longer good, or the session belongs to another one.
+            BusyError: SESSIONS_MAX clients are connected.
+            EngineError: the engine cannot be written.
+        """
+        session, is_new = await self._admission.attach(
+            session_id, ticket_id, grant, client, address
         )
-
-    def _touched(self, ops: Sequence[Op], *, names_lease: bool) -> Attachments:
-        return self._leases.touched(ops, names_lease=names_lease, now_s=trio.current_time())
-
-    def _committed(
-        self, result: CommitResult, ops: Sequence[Op], touched: Attachments, origin: Origin
-    ) -> None:
-        """Let leases and watches follow a commit that the engine has done."""
-        if result.failed_check is None and ops:
-            if touched:
-                self._leases.apply(touched)
-            self._hub.publish(result.revision, ops, origin)
-
-    async def _remove_leases(self, choose: Callable[[], list[Lease]]) -> None:
-        """Remove the leases that ``choose`` returns, and their keys, in one commit."""
-        async with self._committing:
-            leases = choose()
-            if not leases:
-                return
-            ops = [Delete(key) for lease in leases for key in sorted(lease.keys)]
-            result = await self._engine.commit((), ops, removal_records(leases))
-            self._leases.remove(leases)
-            self._committed(result, ops, {}, _SERVER)
+        return RemoteSession(self.store, self._admission, session, is_new=is_new)
 
 
 class ServiceClient:
@@ -257,11 +170,12 @@ class ServiceClient:
     def __init__(self, service: Service, *, process_bound: bool) -> None:
         """Make one client; see :meth:`Service.connect`."""
         self._service = service
+        self._store = service.store
         self._process_bound = process_bound
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
         """See :meth:`aspenkv.contract.KeyValue.get`."""
-        return await self._service.get(keys, bulk=bulk)
+        return await self._store.get(keys, bulk=bulk)
 
     async def scan(
         self,
@@ -274,7 +188,7 @@ class ServiceClient:
         continuation: bytes | None = None,
     ) -> ScanPage:
         """See :meth:`aspenkv.contract.KeyValue.scan`."""
-        return await self._service.scan(
+        return await self._store.scan(
             start,
             end,
             limit=limit,
@@ -285,7 +199,7 @@ class ServiceClient:
 
     async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
         """See :meth:`aspenkv.contract.KeyValue.commit`."""
-        return await self._service.commit(self, checks, ops)
+        return await self._store.commit(self, checks, ops)
 
     def watch(
         self,
@@ -296,34 +210,30 @@ class ServiceClient:
         skip_own: bool = False,
     ) -> AbstractAsyncContextManager[Watch]:
         """See :meth:`aspenkv.contract.KeyValue.watch`."""
-        return self._service.watch(
+        return self._store.watch(
             prefix, from_revision, values=values, skipped=self if skip_own else NOBODY
         )
 
     async def lease(self, ttl_s: float) -> int:
         """See :meth:`aspenkv.contract.KeyValue.lease`."""
-        return await self._service.grant(ttl_s, process_bound=self._process_bound)
+        return await self._store.grant(LeaseTerms(ttl_s, self._process_bound, EVERYTHING))
 
     async def keepalive(self, lease: int) -> None:
         """See :meth:`aspenkv.contract.KeyValue.keepalive`."""
-        self._service.keepalive(lease)
+        self._store.keepalive(lease)
 
     async def revoke(self, lease: int) -> None:
         """See :meth:`aspenkv.contract.KeyValue.revoke`."""
-        await self._service.revoke(lease)
+        await self._store.revoke(lease)
 
     async def revision(self) -> int:
         """See :meth:`aspenkv.contract.KeyValue.revision`."""
-        return self._service.revision()
+        return self._store.revision()
 
     async def sync(self) -> None:
         """See :meth:`aspenkv.contract.KeyValue.sync`."""
-        await self._service.sync()
+        await self._store.sync()
 
     async def status(self) -> Status:
         """See :meth:`aspenkv.contract.KeyValue.status`."""
         return self._service.status()
-
-
-def _closed() -> ClosedError:
-    return ClosedError("the service was closed: connect again")

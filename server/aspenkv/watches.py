@@ -23,6 +23,7 @@ from aspenkv.limits import (
     WATCH_BACKLOG_EVENTS_MAX,
     WATCHES_MAX,
 )
+from aspenkv.ranges import prefix_end
 
 Origin = object
 """Stands for the client that made a commit; compared by identity."""
@@ -118,9 +119,11 @@ class WatchHub:
         self._watches: dict[bytes, list[PrefixWatch]] = {}
         self._count = 0
 
-    def __len__(self) -> int:
-        """Return how many watches are open."""
-        return self._count
+    def count(self, prefix: bytes) -> int:
+        """Return how many watches are open below ``prefix``."""
+        return sum(
+            len(watches) for watched, watches in self._watches.items() if watched.startswith(prefix)
+        )
 
     def publish(self, revision: int, ops: Sequence[Op], origin: Origin) -> None:
         """Record a commit and hand it to the watches it concerns. Called in order of revision."""
@@ -215,10 +218,8 @@ def _changes(parts: Sequence[_Part], prefix: bytes, ops: Sequence[Op] | None) ->
 
 def _cut(end: bytes, prefix: bytes) -> bytes:
     """Return the smaller of ``end`` and the end of the keys that start with ``prefix``."""
-    trimmed = prefix.rstrip(b"\xff")
-    if not trimmed:  # nothing lies above such keys, so their range has no end
-        return end
-    return min(end, trimmed[:-1] + bytes((trimmed[-1] + 1,)))
+    last = prefix_end(prefix)
+    return end if last is None else min(end, last)
 
 
 def _value_bytes(event: WatchEvent) -> int:

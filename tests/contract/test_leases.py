@@ -219,7 +219,7 @@ async def test_removal_is_tried_again_after_the_engine_failed(
 ) -> None:
     kv = service.connect()
     await kv.commit([], [Put(b"key", b"", await kv.lease(10))])
-    engine = service._engine
+    engine = service.store._engine
     working, failures = engine.commit, []
 
     async def failing(*args: object) -> object:

@@ -6,18 +6,18 @@ import pytest
 
 from aspenkv.contract import NO_LEASE, Put
 from aspenkv.errors import DataCorruptError
-from aspenkv.leases import LeaseTable, removal_records
+from aspenkv.leases import LeaseTable, LeaseTerms, removal_records
 
-LEASE = bytes.fromhex("4c 0000000000000007"), bytes.fromhex("00000000000009c4 01")
+LEASE = bytes.fromhex("4c 0000000000000007"), bytes.fromhex("00000000000009c4 01") + b"fs:v:"
 ATTACHMENT = bytes.fromhex("41 0000000000000007") + b"key", b""
 
 
 def test_records_are_as_documented() -> None:
     table = LeaseTable()
-    lease = table.new(7, 2.5, process_bound=True, now_s=100)
+    lease = table.new(7, LeaseTerms(2.5, process_bound=True, prefix=b"fs:v:"), now_s=100)
     assert lease.record() == LEASE
     table.insert(lease)
-    touched = table.touched([Put(b"key", b"", 7)], names_lease=True, now_s=100)
+    touched = table.touched([Put(b"key", b"", 7)], names_lease=True, now_s=100, prefix=b"fs:v:")
     assert table.attachment_records(touched) == dict((ATTACHMENT,))
     table.apply(touched)
     assert table.attachment_records({b"key": NO_LEASE}) == {ATTACHMENT[0]: None}
@@ -28,7 +28,8 @@ def test_loading_gives_back_what_was_stored_with_the_full_time_anew() -> None:
     table = LeaseTable()
     table.load([LEASE], [ATTACHMENT], now_s=1000)
     (lease,) = table.process_bound()
-    assert (lease.id, lease.ttl_s, lease.deadline_s, lease.keys) == (7, 2.5, 1002.5, {b"key"})
+    assert lease.terms == (2.5, True, b"fs:v:")
+    assert (lease.id, lease.deadline_s, lease.keys) == (7, 1002.5, {b"key"})
     assert table.next_deadline_s() == 1002.5
 
 
@@ -36,7 +37,7 @@ def test_loading_gives_back_what_was_stored_with_the_full_time_anew() -> None:
     ("leases", "attachments"),
     [
         ([(LEASE[0][:-1], LEASE[1])], []),
-        ([(LEASE[0], LEASE[1][:-1])], []),
+        ([(LEASE[0], LEASE[1][:8])], []),
         ([LEASE], [(ATTACHMENT[0][:5], b"")]),
         ([], [ATTACHMENT]),
     ],
