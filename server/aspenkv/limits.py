@@ -124,6 +124,7 @@ LARGE_DATAGRAM_RETRY_S_MAX: Final = 600.0  # PMTU_RAISE_TIMER of RFC 8899 §5.1.
 KEY_UPDATE_PACKETS: Final = 1 << 20  # under one key; AES-GCM allows 2^23 (RFC 9001 §6.6)
 
 HELLO_TIMEOUT_S: Final = 10.0  # to connect, and to be welcomed; a server that lives needs 0.1 s
+UNCOUNTED_REPLY_BYTES: Final = 4096  # such a reply always goes out, as of a commit that is done
 DRAIN_S: Final = 10.0  # that a server which ends leaves to requests under way
 WATCH_PROGRESS_S: Final = 1.0  # without an event, until a watch is told how far the server is
 CONNECTIONS_MAX: Final = 1024  # of one server
