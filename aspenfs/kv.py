@@ -127,6 +127,16 @@ class PooledKeyValue:
         """Whether a server can be asked right now; if not, calls wait for one."""
         return self._pool.is_connected
 
+    async def hello(self) -> HelloReply:
+        """Return what a server says of itself and of the ticket's rights, once one answers."""
+        call = self._call()
+        while True:
+            try:
+                async with self._pool.connection(Kind.SMALL, call.deadline_s) as connection:
+                    return connection.channel.hello
+            except (ConnectionLostError, UnavailableError, BusyError) as error:
+                await self._pause(call, error)
+
     def statistics(self) -> KvStatistics:
         """Return what this client does and has done."""
         return KvStatistics(
