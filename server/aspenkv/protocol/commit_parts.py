@@ -84,8 +84,8 @@ def from_fields(fields: Sequence[Any]) -> Commit:
     if len(fields) < _HEAD_FIELDS:
         raise RemoteProtocolError("a commit without slot, sequence and number of checks")
     slot, sequence, check_count = fields[:_HEAD_FIELDS]
-    if type(check_count) is not int:
-        raise RemoteProtocolError("the number of a commit's checks is not an integer")
+    if not U64.allows(check_count):
+        raise RemoteProtocolError(f"the number of a commit's checks is not {U64.described}")
     checks: list[Check] = []
     ops: list[Op] = []
     at = _HEAD_FIELDS
