@@ -11,13 +11,19 @@ the keys they are about:
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from aspenkv.contract import NO_LEASE, Delete, DeleteRange, Op, Put
 from aspenkv.errors import DataCorruptError, LeaseNotFoundError, TooManyError
-from aspenkv.limits import LEASE_KEYS_MAX, LEASES_MAX, LEASES_PER_PREFIX_MAX
+from aspenkv.limits import (
+    LEASE_KEYS_MAX,
+    LEASE_KEYS_PER_PREFIX_MAX,
+    LEASES_MAX,
+    LEASES_PER_PREFIX_MAX,
+)
 
 LEASE_PREFIX: Final = b"L"
 ATTACHMENT_PREFIX: Final = b"A"
@@ -109,9 +115,10 @@ class LeaseTable:
         """
         if len(self._leases) >= LEASES_MAX:
             raise TooManyError(f"{LEASES_MAX} leases exist: revoke some, or wait until they lapse")
-        same = sum(each.terms.prefix == terms.prefix for each in self._leases.values())
-        if same >= LEASES_PER_PREFIX_MAX:
-            raise TooManyError(f"{LEASES_PER_PREFIX_MAX} leases of yours exist: revoke some")
+        if terms.prefix:
+            same = sum(each.terms.prefix == terms.prefix for each in self._leases.values())
+            if same >= LEASES_PER_PREFIX_MAX:
+                raise TooManyError(f"{LEASES_PER_PREFIX_MAX} leases of yours exist: revoke some")
         return Lease(lease, terms, now_s=now_s)
 
     def insert(self, lease: Lease) -> None:
@@ -169,7 +176,8 @@ class LeaseTable:
 
         Raises:
             LeaseNotFoundError: a put names a lease that does not exist.
-            TooManyError: more than LEASE_KEYS_MAX keys would be attached.
+            TooManyError: more than LEASE_KEYS_MAX keys would be attached, or
+                LEASE_KEYS_PER_PREFIX_MAX to leases of one prefix.
         """
         lease_of = self._lease_of
         if not names_lease and (
@@ -187,11 +195,7 @@ class LeaseTable:
                 touched[op.key] = op.lease
             elif isinstance(op, Put | Delete) and (op.key in lease_of or op.key in touched):
                 touched[op.key] = NO_LEASE
-        count = len(lease_of) + sum(
-            (lease != NO_LEASE) - (key in lease_of) for key, lease in touched.items()
-        )
-        if count > LEASE_KEYS_MAX:
-            raise TooManyError(f"{LEASE_KEYS_MAX} keys hang on leases: revoke some leases")
+        self._check_count(touched)
         return touched
 
     def attachment_records(self, touched: Attachments) -> Records:
@@ -214,6 +218,27 @@ class LeaseTable:
             if lease != NO_LEASE:
                 self._lease_of[key] = lease
                 self._leases[lease].keys.add(key)
+
+    def _check_count(self, touched: Attachments) -> None:
+        more: Counter[bytes] = Counter()
+        for key, lease in touched.items():
+            old = self._lease_of.get(key, NO_LEASE)
+            if old != NO_LEASE:
+                more[self._leases[old].terms.prefix] -= 1
+            if lease != NO_LEASE:
+                more[self._leases[lease].terms.prefix] += 1
+        if len(self._lease_of) + more.total() > LEASE_KEYS_MAX:
+            raise TooManyError(f"{LEASE_KEYS_MAX} keys hang on leases: revoke some leases")
+        for prefix, count in more.items():
+            if prefix and count > 0 and self._keys_on(prefix) + count > LEASE_KEYS_PER_PREFIX_MAX:
+                raise TooManyError(
+                    f"{LEASE_KEYS_PER_PREFIX_MAX} keys hang on leases of yours: revoke some"
+                )
+
+    def _keys_on(self, prefix: bytes) -> int:
+        return sum(
+            len(lease.keys) for lease in self._leases.values() if lease.terms.prefix == prefix
+        )
 
 
 def removal_records(leases: Iterable[Lease]) -> Records:

@@ -32,6 +32,7 @@ WATCH_BACKLOG_BYTES_MAX: Final = 8 * 1024 * 1024  # of values, in a watch that a
 LEASES_MAX: Final = 4096
 LEASES_PER_PREFIX_MAX: Final = 1024  # so that one volume leaves some to the others
 LEASE_KEYS_MAX: Final = 65536  # on all leases of a server together
+LEASE_KEYS_PER_PREFIX_MAX: Final = 16384
 LEASE_ID_MAX: Final = 2**63 - 1  # random, so that a number never comes back; fits a signed i64
 LEASE_REMOVAL_RETRY_S: Final = 1.0  # after the engine failed to remove lapsed leases
 LEASE_TTL_S_MIN: Final = 1.0
@@ -81,7 +82,8 @@ PART_BYTES_MAX: Final = 32  # around the bytes of a key, a check, an operation o
 FRAME_FIELDS_MAX: Final = 32 * 1024  # a list of all tickets has most
 REQUEST_BYTES_MAX: Final = COMMIT_BYTES_MAX + 16 * 1024
 BULK_GET_KEYS_MAX: Final = 16  # whatever their size, as many values fit one reply
-REPLY_BYTES_MAX: Final = BULK_GET_KEYS_MAX * VALUE_BYTES_MAX + 64 * 1024
+GET_BYTES_MAX: Final = BULK_GET_KEYS_MAX * VALUE_BYTES_MAX  # of values in one reply
+REPLY_BYTES_MAX: Final = GET_BYTES_MAX + 64 * 1024
 HELLO_BYTES_MAX: Final = 1024  # of the first request of a connection, which nobody vouches for
 WATCH_FRAME_BYTES_MAX: Final = 2 * 1024 * 1024  # one commit, all its keys and values
 TEXT_BYTES_MAX: Final = 256  # of a name or label that is shown to people, in UTF-8
@@ -134,6 +136,8 @@ STATELESS_RESETS_PER_S: Final = 64.0
 PEER_MTUS_MAX: Final = 1024  # addresses whose MTU is remembered
 PEER_MTU_AGE_S_MAX: Final = 60.0
 SOCKET_BUFFER_BYTES: Final = 4 * 1024 * 1024  # asked for; the kernel may give less
+assert GET_KEYS_MAX * PART_BYTES_MAX <= REPLY_BYTES_MAX - GET_BYTES_MAX, "values fit their reply"
+assert 2 * REPLY_BYTES_MAX < SESSION_BYTES_MAX, "one client reads while it waits for a reply"
 assert SESSION_IDLE_S_MIN < SESSION_TTL_S, "a session that is about to come back stays"
 assert TICKET_ENDPOINTS_MAX * (HOST_BYTES_MAX + 3) + 128 < TICKET_TEXT_BYTES_MAX * 3 // 4, (
     "the longest ticket can be read"

@@ -33,7 +33,7 @@ from aspenkv.contract import (
 from aspenkv.engine import ServerRecords
 from aspenkv.errors import AspenKvError, ClosedError, TooManyError
 from aspenkv.leases import LeaseTerms
-from aspenkv.limits import SESSION_WATCHES_MAX
+from aspenkv.limits import GET_BYTES_MAX, SESSION_WATCHES_MAX
 from aspenkv.sessions import Budget, ClientSession
 from aspenkv.slots import Answer, Step
 from aspenkv.store import Store
@@ -138,10 +138,14 @@ class RemoteSession:
         await self._admission.end(self._session)
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
-        """See :meth:`aspenkv.contract.KeyValue.get`."""
+        """See :meth:`aspenkv.contract.KeyValue.get`.
+
+        Raises:
+            InvalidRequestError: the values together have more than GET_BYTES_MAX bytes.
+        """
         self._session.check()
         self._access.check_keys(keys)
-        return await self._store.get(keys, bulk=bulk)
+        return await self._store.get(keys, bulk=bulk, bytes_max=GET_BYTES_MAX)
 
     async def scan(
         self,

@@ -113,12 +113,14 @@ class Store:
         if self._closed:
             raise _closed()
 
-    async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:
-        """See :meth:`aspenkv.contract.KeyValue.get`."""
+    async def get(
+        self, keys: Sequence[bytes], *, bulk: bool, bytes_max: int | None = None
+    ) -> list[Versioned | None]:
+        """See :meth:`aspenkv.contract.KeyValue.get`; at most ``bytes_max`` bytes of values."""
         if self._closed:
             raise _closed()
         validation.check_keys(keys)
-        return await self._engine.get(keys, bulk=bulk)
+        return await self._engine.get(keys, bulk=bulk, bytes_max=bytes_max)
 
     async def scan(
         self,

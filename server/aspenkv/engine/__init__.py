@@ -39,8 +39,15 @@ class Engine(Protocol):
     def revision(self) -> int:
         """Return the revision of the newest commit, not older than any read has seen."""
 
-    async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:
-        """Read values of one moment, None for an absent key, in the order of ``keys``."""
+    async def get(
+        self, keys: Sequence[bytes], *, bulk: bool, bytes_max: int | None = None
+    ) -> list[Versioned | None]:
+        """Read values of one moment, None for an absent key, in the order of ``keys``.
+
+        Raises:
+            InvalidRequestError: the values have more than ``bytes_max`` bytes; they are not in
+                memory all at once.
+        """
 
     async def scan(
         self, start: bytes, end: bytes, *, limit: int, keys_only: bool, reverse: bool

@@ -23,7 +23,7 @@ from aspenkv.contract import (
     Versioned,
 )
 from aspenkv.engine import ServerRecords, Usage
-from aspenkv.engine.mutations import added, patched
+from aspenkv.engine.mutations import added, check_size, patched
 from aspenkv.limits import MEMORY_CAPACITY_BYTES, SCAN_BYTES_MAX
 
 
@@ -43,9 +43,17 @@ class MemoryEngine:
         """Return the revision of the newest commit."""
         return self._revision
 
-    async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:  # noqa: ARG002
+    async def get(
+        self,
+        keys: Sequence[bytes],
+        *,
+        bulk: bool,  # noqa: ARG002
+        bytes_max: int | None = None,
+    ) -> list[Versioned | None]:
         """Read values; large ones cost nothing here."""
-        return [self._map.get(key) for key in keys]
+        found = [self._map.get(key) for key in keys]
+        check_size(sum(len(each.value) for each in found if each is not None), bytes_max)
+        return found
 
     async def scan(
         self, start: bytes, end: bytes, *, limit: int, keys_only: bool, reverse: bool

@@ -1,4 +1,4 @@
-"""What ``patch`` and ``add`` do to a value: one meaning for every engine. Pure."""
+"""What ``patch`` and ``add`` do to a value, and how much a get returns: for all engines. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from aspenkv.errors import InvalidRequestError
 from aspenkv.limits import COUNTER_MAX, COUNTER_MIN
 
 _COUNTER: Final = struct.Struct("<q")
+
+
+def check_size(size_bytes: int, bytes_max: int | None) -> None:
+    """Check that what a get would return is not more than was asked for.
+
+    Raises:
+        InvalidRequestError: it is.
+    """
+    if bytes_max is not None and size_bytes > bytes_max:
+        raise InvalidRequestError(
+            f"{size_bytes} bytes of values in one get, and {bytes_max} are the most: ask for fewer"
+        )
 
 
 def patched(value: bytes, patch: Patch) -> bytes:

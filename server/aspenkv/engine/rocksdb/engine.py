@@ -100,15 +100,17 @@ class RocksdbEngine:
             stored = self._db.get(REVISION)
         return 0 if stored is None else int.from_bytes(stored, "big")
 
-    async def get(self, keys: Sequence[bytes], *, bulk: bool) -> list[Versioned | None]:
-        """Read values: inline if they are few and turn out small."""
+    async def get(
+        self, keys: Sequence[bytes], *, bulk: bool, bytes_max: int | None = None
+    ) -> list[Versioned | None]:
+        """Read values: inline if they are few and turn out small, and so less than any bound."""
         if not bulk and len(keys) <= INLINE_GET_KEYS_MAX:
             try:
                 with self._typed_errors:
                     return self._get_small(keys)
             except TakesLongError:
                 pass
-        return await self._in_thread(read_values, self._db, keys)
+        return await self._in_thread(read_values, self._db, keys, bytes_max)
 
     async def scan(
         self, start: bytes, end: bytes, *, limit: int, keys_only: bool, reverse: bool

@@ -8,6 +8,7 @@ from typing import Final
 from rocksdict import Rdict, ReadOptions, Snapshot
 
 from aspenkv.contract import Versioned
+from aspenkv.engine.mutations import check_size
 from aspenkv.engine.rocksdb.errors import damaged_value_error
 from aspenkv.engine.rocksdb.layout import (
     LARGE,
@@ -16,6 +17,7 @@ from aspenkv.engine.rocksdb.layout import (
     is_large,
     is_value_of,
     record_revision,
+    value_length,
 )
 from aspenkv.limits import READ_ATTEMPTS_MAX
 
@@ -52,7 +54,7 @@ def read_large_of(snapshot: Snapshot, key: bytes) -> bytes | None:
     return value
 
 
-def read_values(db: Rdict, keys: Sequence[bytes]) -> list[Versioned | None]:
+def read_values(db: Rdict, keys: Sequence[bytes], bytes_max: int | None) -> list[Versioned | None]:
     """Return values of any size, all from one state of the database, while others may commit.
 
     Large values are read after their records, one by one. If each is the one that its record tells
@@ -60,9 +62,11 @@ def read_values(db: Rdict, keys: Sequence[bytes]) -> list[Versioned | None]:
 
     Raises:
         DataCorruptError: a value is not what was written, and no commit explains it.
+        InvalidRequestError: they have more than ``bytes_max`` bytes.
     """
     records = read_records(db, keys)
     for _ in range(READ_ATTEMPTS_MAX):
+        check_size(sum(value_length(each) for each in records if each is not None), bytes_max)
         found: list[Versioned | None] = []
         for key, record in zip(keys, records, strict=True):
             if record is None:
