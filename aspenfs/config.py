@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import difflib
 import enum
+import hashlib
 import importlib.metadata
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from aspenfs.errors import StartupError
 
 DEFAULT_VOLUME: Final = "default"
 SUBTYPE: Final = "aspenfs"
 ROOT_DATA_DIR: Final = Path("/var/lib/aspenfs")
+ROOT_STATE_DIR: Final = Path("/var/lib/aspenfs-mounts")
+
+TICKET_VARIABLE: Final = "ASPENFS_TICKET"
+"""The environment variable that holds a ticket's text."""
+
+DEFAULT_LISTEN: Final = "127.0.0.1:0"
+NO_ADDRESS: Final = "none"
+DEFAULT_TIMEOUT_S: Final = 30.0
 
 _SOURCE_PREFIX: Final = "aspenfs:"
+_STATE_NAME_CHARACTERS_MAX: Final = 100
 
 
 class ExitCode(enum.IntEnum):
@@ -48,40 +58,108 @@ class ExitCode(enum.IntEnum):
     BUSY = 41
     STILL_RUNNING = 42
     KEY_ABSENT = 43
+    SERVER_UNREACHABLE = 50
+    SERVER_KEY_WRONG = 51
+    PROTOCOL_MISMATCH = 52
+    ADDRESS_UNUSABLE = 53
+    TICKET_UNREADABLE = 60
+    TICKET_DAMAGED = 61
+    TICKET_UNKNOWN = 62
+    TICKET_EXPIRED = 63
+    TICKET_REVOKED = 64
+    TICKET_OF_OTHER_VOLUME = 65
+    TICKET_TOO_WEAK = 66
     INTERNAL = 70  # EX_SOFTWARE, sysexits.h
+
+
+class Carrier(enum.StrEnum):
+    """How the mount that hosts the store reaches it."""
+
+    DIRECT = "direct"
+    QUIC = "quic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostedStore:
+    """A store that the mount's own process serves, to itself and to who has a ticket.
+
+    ``listen`` is ``HOST:PORT``, with port 0 for one that the kernel picks; None: for itself only.
+    ``advertise`` are the addresses by which others reach it, if not that one.
+    """
+
+    data_dir: Path
+    listen: str | None = DEFAULT_LISTEN
+    advertise: tuple[str, ...] = ()
+    carrier: Carrier = Carrier.DIRECT
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``aspenfs mount`` that name this store."""
+        return [
+            f"--data={self.data_dir}",
+            f"--listen={self.listen or NO_ADDRESS}",
+            *(f"--advertise={address}" for address in self.advertise),
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteStore:
+    """A store that a server elsewhere serves; the ticket names it.
+
+    ``ticket_file`` None: the ticket is in the environment, as :data:`TICKET_VARIABLE`.
+    ``state_dir`` is where the mount keeps its control socket and log.
+    """
+
+    ticket_file: Path | None
+    state_dir: Path
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``aspenfs mount`` that name this store."""
+        return [] if self.ticket_file is None else [f"--ticket={self.ticket_file}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountConfig:
     """One mount. Paths are absolute; ``kernel_options`` are mount(8)'s words for the kernel.
 
-    ``log_file`` None means standard error in the foreground, else :attr:`default_log_file`.
+    ``volume`` None means the ticket's own, or else the default one. ``timeout_s`` bounds each call
+    of a store that is reached over a network. ``log_file`` None means standard error in the
+    foreground, else :attr:`default_log_file`.
     """
 
     mountpoint: Path
-    data_dir: Path
-    volume: str = DEFAULT_VOLUME
+    store: HostedStore | RemoteStore
+    volume: str | None = None
     read_only: bool = False
     allow_other: bool = False
     nonempty: bool = False
+    timeout_s: float = DEFAULT_TIMEOUT_S
     log_file: Path | None = None
     kernel_options: tuple[str, ...] = ()
 
     @property
+    def state_dir(self) -> Path:
+        """Where the control socket is, which is also the mount's name in the mount table."""
+        if isinstance(self.store, HostedStore):
+            return self.store.data_dir
+        return self.store.state_dir
+
+    @property
     def default_log_file(self) -> Path:
         """Where a mount in the background logs unless told otherwise."""
-        return self.data_dir / "aspenfs.log"
+        return self.state_dir / "aspenfs.log"
 
     def arguments(self) -> list[str]:
         """Return the arguments of ``aspenfs mount`` that give this configuration again."""
         words = ["ro" if self.read_only else "rw", *self.kernel_options]
         words += ["allow_other"] if self.allow_other else []
         words += ["nonempty"] if self.nonempty else []
-        log = ["--log-file", str(self.log_file)] if self.log_file else []
+        if isinstance(self.store, HostedStore):
+            words += [f"carrier={self.store.carrier}"]
         return [
-            f"--data={self.data_dir}",
-            f"--volume={self.volume}",
-            *log,
+            *self.store.arguments(),
+            *([f"--volume={self.volume}"] if self.volume else []),
+            f"--timeout={self.timeout_s}",
+            *(["--log-file", str(self.log_file)] if self.log_file else []),
             "-o",
             ",".join(words),
             "--",
@@ -94,7 +172,7 @@ class MountConfig:
         The kernel checks permissions (``default_permissions``), always: the filesystem does not.
         """
         options = {
-            f"fsname={source_of(self.data_dir)}",
+            f"fsname={source_of(self.state_dir)}",
             f"subtype={SUBTYPE}",
             "default_permissions",
             *self.kernel_options,
@@ -106,6 +184,19 @@ class MountConfig:
         return options
 
 
+class Mounted(NamedTuple):
+    """What a mount says of itself when it answers.
+
+    ``addresses`` are where its store listens for others, or for a remote store where that is;
+    ``ticket_file`` is for others to use, if this mount hosts the store and listens.
+    """
+
+    volume: str
+    read_only: bool
+    addresses: list[str]
+    ticket_file: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountOptions:
     """What the words of ``-o`` say; None and () where they say nothing."""
@@ -114,6 +205,10 @@ class MountOptions:
     allow_other: bool = False
     nonempty: bool = False
     data_dir: Path | None = None
+    ticket_file: Path | None = None
+    listen: str | None = None
+    carrier: Carrier | None = None
+    timeout: str | None = None
     volume: str | None = None
     log_file: Path | None = None
     kernel_options: tuple[str, ...] = ()
@@ -161,7 +256,9 @@ _SWALLOWED_WORDS: Final = frozenset(
 )
 _SWALLOWED_NAMES: Final = frozenset({"comment", "helper", "uhelper", "user"})
 _OWN_WORDS: Final = frozenset({"ro", "rw", "allow_other", "nonempty"})
-_VALUE_NAMES: Final = frozenset({"data", "volume", "log_file"})
+_VALUE_NAMES: Final = frozenset(
+    {"carrier", "data", "listen", "log_file", "ticket", "timeout", "volume"}
+)
 _KNOWN: Final = sorted(_KERNEL_WORDS | _SWALLOWED_WORDS | _OWN_WORDS | _VALUE_NAMES)
 
 # A comma or backslash in a value is written with a backslash before it, as mount(8) and libfuse do.
@@ -201,6 +298,10 @@ def parse_options(texts: Sequence[str], *, sloppy: bool = False) -> MountOptions
         allow_other=flags.get("allow_other", False),
         nonempty=flags.get("nonempty", False),
         data_dir=_optional_path(values.get("data")),
+        ticket_file=_optional_path(values.get("ticket")),
+        listen=values.get("listen"),
+        carrier=_carrier(values.get("carrier")),
+        timeout=values.get("timeout"),
         volume=values.get("volume"),
         log_file=_optional_path(values.get("log_file")),
         kernel_options=tuple(kernel),
@@ -217,6 +318,15 @@ def _is_swallowed(name: str, *, has_value: bool) -> bool:
     if name.startswith(("x-", "X-")):
         return True
     return name in (_SWALLOWED_NAMES if has_value else _SWALLOWED_WORDS)
+
+
+def _carrier(value: str | None) -> Carrier | None:
+    try:
+        return None if value is None else Carrier(value)
+    except ValueError:
+        raise StartupError(
+            f"carrier '{value}' is not known: use one of {', '.join(Carrier)}", ExitCode.USAGE
+        ) from None
 
 
 def _optional_path(value: str | None) -> Path | None:
@@ -238,22 +348,44 @@ def default_data_dir(environ: Mapping[str, str], *, privileged: bool) -> Path:
 
     Args:
         environ: the process environment.
-        privileged: root gets :data:`ROOT_DATA_DIR`, others a place of their own as the XDG base
-            directory specification says (a relative ``XDG_DATA_HOME`` is invalid and ignored).
+        privileged: root gets :data:`ROOT_DATA_DIR`, others a place of their own.
 
     Raises:
-        StartupError: neither variable says where home is.
+        StartupError: the environment does not say where home is.
     """
     if privileged:
         return ROOT_DATA_DIR
-    data_home = Path(environ.get("XDG_DATA_HOME", ""))
-    if data_home.is_absolute():
-        return data_home / "aspenfs"
+    return _own_directory(environ, "XDG_DATA_HOME", ".local/share") / "aspenfs"
+
+
+def state_dir_of_mount(mountpoint: Path, environ: Mapping[str, str], *, privileged: bool) -> Path:
+    """Return the directory in which a mount of a remote store keeps its socket and its log.
+
+    Its name tells people the mountpoint, and programs by a hash, since two paths may read the same.
+
+    Raises:
+        StartupError: the environment does not say where home is.
+    """
+    place = bytes(mountpoint)
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", str(mountpoint)).strip("-")
+    name = f"{readable[-_STATE_NAME_CHARACTERS_MAX:]}-{hashlib.sha256(place).hexdigest()[:8]}"
+    if privileged:
+        return ROOT_STATE_DIR / name
+    return _own_directory(environ, "XDG_STATE_HOME", ".local/state") / "aspenfs" / name
+
+
+def _own_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
+    """Follow the XDG base directory specification: a relative path in a variable is ignored."""
+    named = Path(environ.get(variable, ""))
+    if named.is_absolute():
+        return named
     home = Path(environ.get("HOME", ""))
     if home.is_absolute():
-        return home / ".local" / "share" / "aspenfs"
+        return home / below_home
     raise StartupError(
-        "no place for the data: HOME is not set; name a directory with --data DIR", ExitCode.USAGE
+        f"HOME is not set, so there is no place for this user's files: set it, or {variable}, or "
+        f"name a data directory with --data DIR",
+        ExitCode.USAGE,
     )
 
 
@@ -274,17 +406,17 @@ def privileged_options(options: Sequence[str]) -> tuple[str, ...]:
     return (*options, *added)
 
 
-def source_of(data_dir: Path) -> str:
-    """Return what the mount table shows as the source of a mount of ``data_dir``.
+def source_of(state_dir: Path) -> str:
+    """Return what the mount table shows as a mount's source: its data or state directory.
 
     Percent-encoded, since libfuse's options take ASCII and no commas or blanks;
-    :func:`data_dir_of` is the way back.
+    :func:`state_dir_of` is the way back.
     """
-    return _SOURCE_PREFIX + urllib.parse.quote(bytes(data_dir))
+    return _SOURCE_PREFIX + urllib.parse.quote(bytes(state_dir))
 
 
-def data_dir_of(source: str) -> Path | None:
-    """Return the data directory that a mount table's source names; None: it names none."""
+def state_dir_of(source: str) -> Path | None:
+    """Return the directory that a mount table's source names; None: it names none."""
     if not source.startswith(_SOURCE_PREFIX):
         return None
     path = Path(urllib.parse.unquote(source.removeprefix(_SOURCE_PREFIX), errors="surrogateescape"))
@@ -300,7 +432,7 @@ def data_dir_of_fstab(source: str) -> Path | None:
     """
     if source in {"aspenfs", "none"}:
         return None
-    path = data_dir_of(source) or Path(source)
+    path = state_dir_of(source) or Path(source)
     if not path.is_absolute():
         raise StartupError(
             f"source '{source}' is not known: write 'aspenfs' for the default data directory, "

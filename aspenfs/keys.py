@@ -13,6 +13,9 @@ from typing import NamedTuple
 from aspenfs.errors import VolumeError
 from aspenfs.types import Ino, SessionId
 
+VOLUMES_PREFIX = b"fs:"
+"""What every key of every volume starts with."""
+
 _U64 = struct.Struct(">Q")
 _TWO_U64 = struct.Struct(">QQ")
 _VOLUME_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -28,6 +31,20 @@ def range_end(prefix: bytes) -> bytes:
     """
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes((trimmed[-1] + 1,))
+
+
+def volume_of_prefix(prefix: bytes) -> str | None:
+    """Return the volume whose keys are those below ``prefix``; None if all volumes' are.
+
+    Raises:
+        VolumeError: it is the prefix of something else.
+    """
+    if VOLUMES_PREFIX.startswith(prefix):
+        return None
+    name = prefix.removeprefix(VOLUMES_PREFIX).removesuffix(b":").decode("ascii", "replace")
+    if Keys(name).prefix != prefix:
+        raise VolumeError(f"the keys below {prefix!r} are those of no volume")
+    return name
 
 
 class ParsedKey(NamedTuple):
@@ -71,7 +88,7 @@ class Keys:
                 f"first a letter or digit"
             )
         self.volume = volume
-        self.prefix = b"fs:" + volume.encode() + b":"
+        self.prefix = VOLUMES_PREFIX + volume.encode() + b":"
         self.superblock = self.prefix + b"S"
         self.next_ino = self.prefix + b"N"
         self.directory_moves = self.prefix + b"R"

@@ -31,6 +31,11 @@ WRITEBACK_DELAY_S: Final = 0.5
 DIRTY_FILE_BYTES_MAX: Final = 1024 * 1024  # one commit's worth; a sequential writer streams
 DIRTY_EXTENTS_MAX: Final = 1024  # scattered writes that wait, per file
 DIRTY_BYTES_MAX: Final = 8 * 1024 * 1024
+DIRTY_FILES_MAX: Final = 4096  # what is kept of a file may take more memory than its dirty bytes
+WRITEBACK_RETRY_FIRST_S: Final = 0.1  # after a store that could not be reached, per file
+WRITEBACK_RETRY_MAX_S: Final = 2.0
+FLUSHES_MAX: Final = 16  # files that are committed at the same time, as a sync or unasked
+DOUBTFUL_INODES_MAX: Final = 4096  # touched by commits whose outcome is not known
 READAHEAD_BYTES_MAX: Final = 1024 * 1024
 
 COMMIT_DATA_BYTES_MAX: Final = 1024 * 1024  # file data in one commit; its metadata comes on top
@@ -60,6 +65,7 @@ FSCK_PROBLEMS_MAX: Final = 1000  # listed; all are counted
 FSCK_LIVE_PASSES_MAX: Final = 3  # a problem that three passes over a busy volume see is one
 
 SHUTDOWN_S: Final = 60.0  # for committing what is dirty when a mount ends
+SHUTDOWN_AWAY_S: Final = 5.0  # the same if the store has been out of reach already
 
 SESSION_TTL_S: Final = 30.0
 SESSION_KEEPALIVE_S: Final = 10.0
@@ -76,6 +82,7 @@ KV_SLOTS_MAX: Final = 256  # commits under way at once, whatever more a server w
 
 POOL_CONNECTIONS_MAX: Final = 8  # over all endpoints; Aspen's number
 POOL_SMALL_CALLS: Final = 16  # on every connection for them, before one more is opened
+POOL_SMALL_CALLS_MAX: Final = 64  # on one connection; more wait until another is open
 POOL_BULK_CALLS: Final = 2  # on one connection; each may be 1 MiB, so more would only queue
 POOL_BULK_COMMIT_BYTES: Final = 32 * 1024  # a commit with more takes a connection for bulk
 POOL_CALLS_MAX: Final = 256  # under way on all connections; watches do not count
@@ -134,5 +141,9 @@ assert SESSION_KEEPALIVE_S + 3 * (SESSION_CALL_S + SESSION_RETRY_S) < SESSION_TT
 assert 2 * kv_limits.SCAN_BYTES_MAX + kv_limits.VALUE_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, (
     "a scan page fits a control frame, with its framing"
 )
+assert POOL_SMALL_CALLS < POOL_SMALL_CALLS_MAX, "another connection is dialed before calls wait"
+assert (
+    POOL_SMALL_CALLS_MAX + POOL_BULK_CALLS + kv_limits.SESSION_WATCHES_MAX <= kv_limits.STREAMS_MAX
+), "a connection has a stream for each call that it may be given"
 assert POOL_CONNECTIONS_MAX >= 2, "small calls have a connection that bulk cannot take"
 assert 2 * POOL_DIAL_S < KV_TIMEOUT_S, "a call outlives two endpoints that do not answer"

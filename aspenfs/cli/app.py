@@ -23,7 +23,9 @@ _COMMANDS: Final = {
     "kv": "aspenfs.cli.kv",
     "mount": "aspenfs.cli.mount",
     "status": "aspenfs.cli.status",
+    "ticket": "aspenfs.cli.ticket",
     "umount": "aspenfs.cli.umount",
+    "volume": "aspenfs.cli.volume",
 }
 
 

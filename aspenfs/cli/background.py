@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import IO
 
 from aspenfs.cli.report import wait_for_report
-from aspenfs.config import ExitCode, MountConfig
+from aspenfs.config import ExitCode, MountConfig, Mounted
 from aspenfs.errors import StartupError
 from aspenfs.limits import (
     FORCED_UNMOUNT_WAIT_S,
@@ -20,13 +20,13 @@ from aspenfs.limits import (
 from aspenfs.mountpoint import Answer, mount_at, probe, unmount
 
 
-def mount_in_background(config: MountConfig) -> MountConfig:
+def mount_in_background(config: MountConfig) -> tuple[MountConfig, Mounted]:
     """Start a process that serves the mount, and return when the mount answers.
 
     The process is a new one and not a fork, since neither threads nor locks survive a fork.
 
     Returns:
-        The configuration that the process runs with: its log is a file.
+        The configuration that the process runs with, its log being a file, and what it mounted.
 
     Raises:
         StartupError: it failed, or does not answer; nothing stays mounted.
@@ -40,19 +40,19 @@ def mount_in_background(config: MountConfig) -> MountConfig:
         finally:
             os.close(writing)
         try:
-            answers = wait_for_report(reports.fileno(), MOUNT_READY_TIMEOUT_S)
+            mounted = wait_for_report(reports.fileno(), MOUNT_READY_TIMEOUT_S)
         except TimeoutError:
             _abandon(server, config)
             raise _silent(config, f"is not ready after {MOUNT_READY_TIMEOUT_S:.0f} s") from None
         except BaseException:  # its own failure, which ends it, or Ctrl-C here
             _end(server)
             raise
-        if not answers:
+        if mounted is None:
             raise _died(server.wait(), said)
     if probe(config.mountpoint) is not Answer.ALIVE:
         _abandon(server, config)
         raise _silent(config, "does not answer")
-    return config
+    return config, mounted
 
 
 def _start(config: MountConfig, report_to: int, said: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -83,7 +83,7 @@ def _abandon(server: subprocess.Popen[bytes], config: MountConfig) -> None:
     server.kill()
     server.wait()
     entry = mount_at(config.mountpoint)
-    if entry is not None and entry.data_dir == config.data_dir:
+    if entry is not None and entry.state_dir == config.state_dir:
         unmount(config.mountpoint, lazy=True)
 
 

@@ -5,26 +5,50 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from aspenfs.config import (
-    DEFAULT_VOLUME,
+    DEFAULT_LISTEN,
+    DEFAULT_TIMEOUT_S,
+    NO_ADDRESS,
+    TICKET_VARIABLE,
+    Carrier,
     ExitCode,
+    HostedStore,
     MountConfig,
+    MountOptions,
+    RemoteStore,
     default_data_dir,
     parse_options,
     privileged_options,
+    state_dir_of_mount,
 )
 from aspenfs.errors import StartupError, VolumeError
 from aspenfs.keys import Keys
+from aspenfs.limits import TIMEOUT_S_MAX, TIMEOUT_S_MIN
 from aspenfs.mountpoint import resolve
+from aspenkv.tickets import parse_endpoint
+
+
+class StoreOptions(NamedTuple):
+    """What the options of a command say of the store, as they were written; None: nothing."""
+
+    data_dir: Path | None = None
+    ticket_file: Path | None = None
+    listen: str | None = None
+    advertise: tuple[str, ...] = ()
+
+
+_NOTHING_CHOSEN: Final = StoreOptions()
 
 
 def configure(
     mountpoint: Path,
     *,
     options: Sequence[str],
-    data_dir: Path | None = None,
+    store: StoreOptions = _NOTHING_CHOSEN,
     volume: str | None = None,
+    timeout: float | None = None,
     log_file: Path | None = None,
     read_only: bool = False,
     sloppy: bool = False,
@@ -34,8 +58,9 @@ def configure(
     Args:
         mountpoint: as the user wrote it.
         options: the values of ``-o``.
-        data_dir: ``--data``.
+        store: ``--data``, ``--ticket``, ``--listen`` and ``--advertise``.
         volume: ``--volume``.
+        timeout: ``--timeout``, in seconds.
         log_file: ``--log-file``.
         read_only: ``--read-only``.
         sloppy: leave out unknown words of ``-o``.
@@ -46,18 +71,77 @@ def configure(
     words = parse_options(options, sloppy=sloppy)
     privileged = os.geteuid() == 0
     log_path = log_file or words.log_file
+    volume = volume or words.volume
+    place = resolve(mountpoint)
     return MountConfig(
-        mountpoint=resolve(mountpoint),
-        data_dir=chosen_data_dir(data_dir or words.data_dir),
-        volume=_checked_volume(volume or words.volume or DEFAULT_VOLUME),
+        mountpoint=place,
+        store=_chosen_store(place, store, words),
+        volume=None if volume is None else _checked_volume(volume),
         read_only=read_only or bool(words.read_only),
         allow_other=privileged or words.allow_other,
         nonempty=words.nonempty,
+        timeout_s=_timeout_s(timeout, words.timeout),
         log_file=None if log_path is None else log_path.absolute(),
         kernel_options=(
             privileged_options(words.kernel_options) if privileged else words.kernel_options
         ),
     )
+
+
+def _chosen_store(
+    mountpoint: Path, choice: StoreOptions, words: MountOptions
+) -> HostedStore | RemoteStore:
+    """Return the store to mount: by ticket if there is one and no data directory was named."""
+    data_dir = choice.data_dir or words.data_dir
+    ticket_file = choice.ticket_file or words.ticket_file
+    listen = choice.listen or words.listen
+    if ticket_file is None and (data_dir is not None or TICKET_VARIABLE not in os.environ):
+        return HostedStore(
+            data_dir=chosen_data_dir(data_dir),
+            listen=_checked_listen(listen or DEFAULT_LISTEN),
+            advertise=tuple(_checked_address("--advertise", each) for each in choice.advertise),
+            carrier=words.carrier or Carrier.DIRECT,
+        )
+    if data_dir is not None:
+        raise StartupError("--data and --ticket exclude each other: give one", ExitCode.USAGE)
+    if listen is not None or choice.advertise or words.carrier is Carrier.DIRECT:
+        raise StartupError(
+            "--listen, --advertise and -o carrier are for the mount that hosts the data: "
+            "leave them out where a ticket names the server",
+            ExitCode.USAGE,
+        )
+    return RemoteStore(
+        ticket_file=None if ticket_file is None else ticket_file.absolute(),
+        state_dir=state_dir_of_mount(mountpoint, os.environ, privileged=os.geteuid() == 0),
+    )
+
+
+def _checked_listen(text: str) -> str | None:
+    return None if text == NO_ADDRESS else _checked_address("--listen", text)
+
+
+def _checked_address(option: str, text: str) -> str:
+    try:
+        parse_endpoint(text)
+    except ValueError as error:
+        raise StartupError(f"{option}: {error}", ExitCode.USAGE) from None
+    return text
+
+
+def _timeout_s(option: float | None, word: str | None) -> float:
+    said = str(option) if option is not None else word
+    if said is None:
+        return DEFAULT_TIMEOUT_S
+    try:
+        timeout_s = float(said)
+    except ValueError:
+        timeout_s = 0.0
+    if not TIMEOUT_S_MIN <= timeout_s <= TIMEOUT_S_MAX:
+        raise StartupError(
+            f"timeout {said} is not possible: use {TIMEOUT_S_MIN:g} to {TIMEOUT_S_MAX:g} seconds",
+            ExitCode.USAGE,
+        )
+    return timeout_s
 
 
 def chosen_data_dir(data_dir: Path | None) -> Path:

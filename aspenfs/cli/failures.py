@@ -14,7 +14,20 @@ from aspenfs.errors import (
     StartupError,
     VolumeError,
 )
-from aspenkv.errors import AspenKvError, DataCorruptError, DataDirectoryLockedError
+from aspenkv.errors import (
+    AccessDeniedError,
+    AspenKvError,
+    BusyError,
+    DataCorruptError,
+    DataDirectoryLockedError,
+    ProtocolVersionError,
+    ServerKeyError,
+    TicketDamagedError,
+    TicketError,
+    TicketExpiredError,
+    TicketRevokedError,
+    UnavailableError,
+)
 
 _EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (FormatVersionError, ExitCode.DATA_NEWER_FORMAT),
@@ -23,6 +36,15 @@ _EXIT_CODES: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (DataDirectoryLockedError, ExitCode.DATA_LOCKED),
     (VolumeError, ExitCode.DATA_MISSING),
     (NotServedError, ExitCode.NOT_MOUNTED),
+    (UnavailableError, ExitCode.SERVER_UNREACHABLE),
+    (BusyError, ExitCode.SERVER_UNREACHABLE),
+    (ServerKeyError, ExitCode.SERVER_KEY_WRONG),
+    (ProtocolVersionError, ExitCode.PROTOCOL_MISMATCH),
+    (TicketDamagedError, ExitCode.TICKET_DAMAGED),
+    (TicketExpiredError, ExitCode.TICKET_EXPIRED),
+    (TicketRevokedError, ExitCode.TICKET_REVOKED),
+    (TicketError, ExitCode.TICKET_UNKNOWN),
+    (AccessDeniedError, ExitCode.TICKET_TOO_WEAK),
 )
 
 

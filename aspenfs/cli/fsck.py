@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import click
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from aspenfs.cli.help import Command
 from aspenfs.cli.output import escaped, print_json, readable_bytes
-from aspenfs.cli.store import data_dir_of, open_store, store_options
+from aspenfs.cli.store import StoreChoice, open_store, store_options
 from aspenfs.config import DEFAULT_VOLUME, ExitCode
 from aspenfs.fsck import Report, check_volume
 from aspenfs.keys import Keys
@@ -34,14 +33,14 @@ _SHOWN_KEY_BYTES: Final = 80
 @click.option("--volume", metavar="NAME", default=DEFAULT_VOLUME, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @store_options
-def command(volume: str, as_json: bool, data: Path | None, mount: Path | None) -> int:
+def command(volume: str, as_json: bool, store: StoreChoice) -> int:
     """Check a volume against every rule of its format. Changes nothing; works while mounted.
 
     The exit code is 4 if something is wrong.
     """
-    data_dir, keys = data_dir_of(data, mount), Keys(volume)
+    keys = Keys(volume)
     with Console(stderr=True).status("checking"):  # shown on a terminal only
-        report = trio.run(_check, data_dir, keys)
+        report = trio.run(_check, store, keys)
     if as_json:
         print_json(
             {
@@ -55,8 +54,8 @@ def command(volume: str, as_json: bool, data: Path | None, mount: Path | None) -
     return ExitCode.OK if report.is_clean else ExitCode.CHECK_FOUND_PROBLEMS
 
 
-async def _check(data_dir: Path, keys: Keys) -> Report:
-    async with open_store(data_dir) as store:
+async def _check(choice: StoreChoice, keys: Keys) -> Report:
+    async with open_store(choice) as store:
         return await check_volume(store.kv, keys, live=store.is_live)
 
 

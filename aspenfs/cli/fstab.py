@@ -11,7 +11,7 @@ import click
 
 from aspenfs.cli.app import run_command
 from aspenfs.cli.background import mount_in_background
-from aspenfs.cli.configure import configure
+from aspenfs.cli.configure import StoreOptions, configure
 from aspenfs.cli.help import Command
 from aspenfs.cli.mount import announce
 from aspenfs.config import ExitCode, aspenfs_version, data_dir_of_fstab
@@ -35,6 +35,7 @@ _MOUNT_STATUS: Final = {
         "Examples of lines in /etc/fstab": (
             "aspenfs      /mnt/aspen   aspenfs  defaults,nofail  0 0",
             "/srv/photos  /mnt/photos  aspenfs  ro,noauto,user   0 0",
+            "aspenfs      /mnt/team    aspenfs  ticket=/etc/aspenfs/team.ticket,_netdev  0 0",
         )
     },
 )
@@ -59,13 +60,13 @@ def command(
 ) -> int:
     """Mount for mount(8). SOURCE is 'aspenfs' or 'none', or the path of a data directory."""
     del no_mtab, kind
-    config = configure(
-        mountpoint, options=options, data_dir=data_dir_of_fstab(source), sloppy=sloppy
-    )
-    if not fake:
-        config = mount_in_background(config)
+    choice = StoreOptions(data_dir_of_fstab(source))
+    config = configure(mountpoint, options=options, store=choice, sloppy=sloppy)
+    if fake:
+        return ExitCode.OK
+    config, mounted = mount_in_background(config)
     if verbose:
-        announce(config)
+        announce(config, mounted)
     return ExitCode.OK
 
 

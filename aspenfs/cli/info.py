@@ -43,12 +43,12 @@ def command(path: Path, as_json: bool) -> int:
     """Show what the store holds of the file at PATH: inode, times, chunks, attributes, keys."""
     found = path.lstat()
     entry = mount_of_device(found.st_dev)
-    if entry is None or entry.data_dir is None:
+    if entry is None or entry.state_dir is None:
         raise StartupError(
             f"{displayed(path)} is not on an aspenfs mount: 'aspenfs status' lists the mounts",
             ExitCode.NOT_MOUNTED,
         )
-    description = trio.run(_describe, entry.data_dir, found.st_ino)
+    description = trio.run(_describe, entry.state_dir, found.st_ino)
     if as_json:
         print_json({"path": str(path), "mountpoint": str(entry.mountpoint), **description})
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import click
@@ -12,7 +11,7 @@ import trio
 
 from aspenfs.cli.help import Command, Group
 from aspenfs.cli.output import escaped, print_json, unescaped
-from aspenfs.cli.store import data_dir_of, open_store, store_options
+from aspenfs.cli.store import StoreChoice, open_store, store_options
 from aspenfs.config import ExitCode
 from aspenfs.errors import StartupError
 from aspenfs.keys import range_end
@@ -46,9 +45,9 @@ def command() -> None:
 @click.argument("key")
 @click.option("--raw", is_flag=True, help="Write the value's bytes and nothing else.")
 @store_options
-def get(key: str, raw: bool, data: Path | None, mount: Path | None) -> int:
+def get(key: str, raw: bool, store: StoreChoice) -> int:
     """Print the value of KEY."""
-    found = trio.run(_get, data_dir_of(data, mount), unescaped(key))
+    found = trio.run(_get, store, unescaped(key))
     if found is None:
         raise StartupError(
             f"there is no key {key}: 'aspenfs kv scan' lists keys", ExitCode.KEY_ABSENT
@@ -73,21 +72,21 @@ def get(key: str, raw: bool, data: Path | None, mount: Path | None) -> int:
 @click.argument("key")
 @click.argument("value")
 @store_options
-def put(key: str, value: str, data: Path | None, mount: Path | None) -> int:
+def put(key: str, value: str, store: StoreChoice) -> int:
     """Write VALUE to KEY; a VALUE of - takes bytes as they are from standard input."""
     content = unescaped(value)
     if value == "-":
         content = sys.stdin.buffer.read(VALUE_BYTES_MAX + 1)  # one more, so that it is refused
-    trio.run(_commit, data_dir_of(data, mount), (Put(unescaped(key), content),))
+    trio.run(_commit, store, (Put(unescaped(key), content),))
     return ExitCode.OK
 
 
 @command.command("delete", cls=Command, sections={"Example": ("aspenfs kv delete app:greeting",)})
 @click.argument("key")
 @store_options
-def delete(key: str, data: Path | None, mount: Path | None) -> int:
+def delete(key: str, store: StoreChoice) -> int:
     """Remove KEY; nothing happens if there is none."""
-    trio.run(_commit, data_dir_of(data, mount), (Delete(unescaped(key)),))
+    trio.run(_commit, store, (Delete(unescaped(key)),))
     return ExitCode.OK
 
 
@@ -113,11 +112,10 @@ def scan(
     keys_only: bool,
     reverse: bool,
     as_json: bool,
-    data: Path | None,
-    mount: Path | None,
+    store: StoreChoice,
 ) -> int:
     """List the keys that start with PREFIX: revision, key, and the beginning of the value."""
-    found = trio.run(_scan, data_dir_of(data, mount), unescaped(prefix), limit, keys_only, reverse)
+    found = trio.run(_scan, store, unescaped(prefix), limit, keys_only, reverse)
     if as_json:
         print_json([record._asdict() for record in found])
     else:
@@ -133,23 +131,23 @@ def _shown_value(record: Record) -> str:
     return f"  {escaped(record.value[:_SHOWN_VALUE_BYTES])}{more}"
 
 
-async def _get(data_dir: Path, key: bytes) -> Versioned | None:
-    async with open_store(data_dir) as store:
+async def _get(choice: StoreChoice, key: bytes) -> Versioned | None:
+    async with open_store(choice) as store:
         (found,) = await store.kv.get((key,), bulk=True)
         return found
 
 
-async def _commit(data_dir: Path, ops: Sequence[Op]) -> None:
+async def _commit(choice: StoreChoice, ops: Sequence[Op]) -> None:
     """Commit and sync: what a command has changed stays changed."""
-    async with open_store(data_dir) as store:
+    async with open_store(choice) as store:
         await store.kv.commit((), ops)
         await store.kv.sync()
 
 
 async def _scan(
-    data_dir: Path, prefix: bytes, limit: int, keys_only: bool, reverse: bool
+    choice: StoreChoice, prefix: bytes, limit: int, keys_only: bool, reverse: bool
 ) -> list[Record]:
-    async with open_store(data_dir) as store:
+    async with open_store(choice) as store:
         return await _records(store.kv, prefix, limit, keys_only=keys_only, reverse=reverse)
 
 

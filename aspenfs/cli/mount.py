@@ -13,13 +13,13 @@ import click
 import trio
 
 from aspenfs.cli.background import mount_in_background
-from aspenfs.cli.configure import configure
+from aspenfs.cli.configure import StoreOptions, configure
 from aspenfs.cli.failures import failure_of
 from aspenfs.cli.help import Command
 from aspenfs.cli.logs import log_to_file, log_to_stderr
 from aspenfs.cli.output import displayed
 from aspenfs.cli.report import Reporter
-from aspenfs.config import ExitCode, MountConfig
+from aspenfs.config import ExitCode, HostedStore, MountConfig, Mounted
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,8 @@ _PRIVATE_UMASK = 0o077
     cls=Command,
     sections={
         "Words for -o": (
-            "ro, rw, nonempty, data=DIR, volume=NAME, log_file=FILE",
+            "ro, rw, nonempty, and as name=value: data, ticket, volume, listen, timeout, log_file",
+            "carrier=quic             let the hosting mount use the network protocol too",
             "allow_other              let other users in (root's mounts always do)",
             "dev, suid, exec, noatime, sync ... and their opposites, for the kernel",
             "defaults, _netdev, nofail, auto, user, x-* ... do nothing here",
@@ -40,6 +41,7 @@ _PRIVATE_UMASK = 0o077
         "Examples": (
             "aspenfs mount /mnt/aspen",
             "aspenfs mount /mnt/photos --data /srv/photos --read-only",
+            "aspenfs mount /mnt/team --ticket team.ticket",
             "aspenfs mount ~/aspen -o noatime,nodev --foreground",
         ),
     },
@@ -54,7 +56,33 @@ _PRIVATE_UMASK = 0o077
     "$XDG_DATA_HOME/aspenfs or ~/.local/share/aspenfs].",
 )
 @click.option(
-    "--volume", metavar="NAME", help="The volume in it, made if absent [default: default]."
+    "--ticket",
+    "ticket_file",
+    type=Path,
+    metavar="FILE",
+    help="Use the server that this ticket names [default: $ASPENFS_TICKET, if it is set].",
+)
+@click.option(
+    "--volume",
+    metavar="NAME",
+    help="The volume, made if absent [default: the ticket's, or default].",
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where to serve who has a ticket, or none [default: 127.0.0.1, any port].",
+)
+@click.option(
+    "--advertise",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="How others reach that address, for tickets; may be repeated [default: --listen].",
+)
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="How long a call waits for a server that does not answer [default: 30].",
 )
 @click.option("--read-only", is_flag=True, help="Forbid every change.")
 @click.option(
@@ -69,9 +97,14 @@ _PRIVATE_UMASK = 0o077
 )
 @click.option("--report-to", type=int, hidden=True)
 def command(
+    *,
     mountpoint: Path,
     data_dir: Path | None,
+    ticket_file: Path | None,
     volume: str | None,
+    listen: str | None,
+    advertise: tuple[str, ...],
+    timeout: float | None,
     read_only: bool,
     options: tuple[str, ...],
     foreground: bool,
@@ -82,23 +115,31 @@ def command(
     config = configure(
         mountpoint,
         options=options,
-        data_dir=data_dir,
+        store=StoreOptions(data_dir, ticket_file, listen, advertise),
         volume=volume,
+        timeout=timeout,
         log_file=log_file,
         read_only=read_only,
     )
     if foreground or report_to is not None:
         return serve_mount(config, Reporter(report_to))
-    announce(mount_in_background(config))
+    announce(*mount_in_background(config))
     return ExitCode.OK
 
 
-def announce(config: MountConfig) -> None:
+def announce(config: MountConfig, mounted: Mounted) -> None:
     """Say in four lines what is mounted and how to go on."""
-    access = ", read-only" if config.read_only else ""
-    click.echo(f"mounted  {displayed(config.mountpoint)}")
-    click.echo(f"data     {displayed(config.data_dir)} (volume {config.volume}{access})")
-    click.echo(f"log      {displayed(config.log_file or config.default_log_file)}")
+    access = ", read-only" if mounted.read_only else ""
+    log_file = config.log_file or config.default_log_file
+    addresses = ", ".join(mounted.addresses)
+    click.echo(f"mounted  {displayed(config.mountpoint)} (log {displayed(log_file)})")
+    if isinstance(config.store, HostedStore):
+        data_dir = displayed(config.store.data_dir)
+        click.echo(f"data     {data_dir} (volume {mounted.volume}{access})")
+    else:
+        click.echo(f"server   {addresses} (volume {mounted.volume}{access})")
+    if mounted.ticket_file is not None:
+        click.echo(f"ticket   {displayed(mounted.ticket_file)}, for {addresses}")
     click.echo(f"unmount  aspenfs umount {shlex.quote(displayed(config.mountpoint))}")
 
 

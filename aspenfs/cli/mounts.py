@@ -68,10 +68,10 @@ class ServingProcess:
 
 
 def _serving_pid(entry: MountEntry) -> int | None:
-    data_dir = entry.data_dir
+    data_dir = entry.state_dir
     if data_dir is None:
         return None
-    rivals = (other for other in read_mounts() if other.data_dir == data_dir)
+    rivals = (other for other in read_mounts() if other.state_dir == data_dir)
     if any(other.device != entry.device for other in rivals):
         # One of them is dead, and the process may well be the other's.
         return None

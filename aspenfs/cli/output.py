@@ -56,6 +56,11 @@ def print_fields(rows: Iterable[tuple[str, object]]) -> None:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text(str(value)))
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """Print a table: to a terminal as wide as that is, else as wide as it needs."""
     if sys.stdout.isatty():
         Console().print(table)
         return

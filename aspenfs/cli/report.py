@@ -1,7 +1,7 @@
 """How a mount in the background tells the command that started it what came of it.
 
-One JSON object on a pipe, once: ``{}`` when the mount answers, or the line and the exit code of the
-failure. A pipe that ends without one means that the process died.
+One JSON object on a pipe, once: what is mounted when it answers, or the line and the exit code of
+the failure. A pipe that ends without one means that the process died.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from typing import Final
 
 from aspenfs.cli.failures import Failure
+from aspenfs.config import Mounted
 from aspenfs.errors import StartupError
 from aspenfs.limits import STARTUP_REPORT_BYTES_MAX
 
@@ -29,9 +30,9 @@ class Reporter:
         if descriptor is not None:
             os.set_inheritable(descriptor, False)
 
-    def ready(self) -> None:
-        """Say that the mount answers."""
-        self._send({})
+    def ready(self, mounted: Mounted) -> None:
+        """Say that the mount answers, and what it is."""
+        self._send({"mounted": mounted._asdict()})
 
     def failed(self, failure: Failure) -> None:
         """Say why there will be no mount."""
@@ -46,11 +47,11 @@ class Reporter:
         os.close(descriptor)
 
 
-def wait_for_report(descriptor: int, timeout_s: float) -> bool:
+def wait_for_report(descriptor: int, timeout_s: float) -> Mounted | None:
     """Wait for the report on a pipe's reading end.
 
     Returns:
-        Whether the mount answers; False: the process ended without a report.
+        What is mounted, since it answers; None: the process ended without a report.
 
     Raises:
         StartupError: the mount failed, and said how.
@@ -68,8 +69,8 @@ def wait_for_report(descriptor: int, timeout_s: float) -> bool:
             break
         received += data
     if not received:
-        return False
+        return None
     report = json.loads(received)
-    if report:
-        raise StartupError(report["line"], report["exit_code"])
-    return True
+    if "mounted" in report:
+        return Mounted(**report["mounted"])
+    raise StartupError(report["line"], report["exit_code"])

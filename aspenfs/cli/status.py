@@ -54,8 +54,8 @@ def command(mountpoint: Path | None, as_json: bool) -> int:
 
 async def _status_of(entry: MountEntry) -> Status:
     """Ask the mount, or say why it does not answer."""
-    known: Status = {"mountpoint": str(entry.mountpoint), "data": str(entry.data_dir)}
-    if entry.data_dir is None:
+    known: Status = {"mountpoint": str(entry.mountpoint), "data": str(entry.state_dir)}
+    if entry.state_dir is None:
         return {**known, "state": "of an unknown data directory"}
     answer = await trio.to_thread.run_sync(probe, entry.mountpoint)
     if answer is Answer.DEAD:
@@ -63,7 +63,7 @@ async def _status_of(entry: MountEntry) -> Status:
     if answer is Answer.SILENT:
         return {**known, "state": "does not answer: 'aspenfs umount --force' takes it away"}
     try:
-        async with connect(entry.data_dir) as client:
+        async with connect(entry.state_dir) as client:
             return {**known, "state": "mounted", **await client.call("status")}
     except PermissionError:
         return {**known, "state": "mounted by another user"}
@@ -74,15 +74,27 @@ async def _status_of(entry: MountEntry) -> Status:
 def _rows(status: Status) -> Iterator[tuple[str, object]]:
     yield "mountpoint", displayed(status["mountpoint"])
     yield "state", status["state"] + (", read-only" if status.get("read_only") else "")
-    yield "data", displayed(status["data"])
+    if not status.get("is_remote"):
+        yield "data", displayed(status["data"])
     if "store" not in status:
         return
+    if status["addresses"]:
+        yield ("server" if status["is_remote"] else "address"), ", ".join(status["addresses"])
+    if status["ticket_file"]:
+        yield "ticket", displayed(status["ticket_file"])
     store, statistics = status["store"], status["statistics"]
     data, transactions = statistics["data"], statistics["transactions"]
     yield "volume", f"{status['volume']} ({status['uuid']}, format {status['format_version']})"
     yield "process", f"{status['pid']}, aspenfs {status['version']}"
     yield "up for", datetime.timedelta(seconds=int(status["uptime_s"]))
     yield "store", f"{store['engine']}, revision {store['revision']}"
+    for session in store["sessions"]:
+        access = "read-write" if session["can_write"] else "read-only"
+        yield (
+            "session",
+            f"{displayed(session['client'])} from {session['address']}, "
+            f"{session['connections']} connections, {access}",
+        )
     used, available = store["used_bytes"], store["available_bytes"]
     yield "space", f"{readable_bytes(used)} used, {readable_bytes(available)} available"
     yield "open", f"{data['open_files']} files, {statistics['known_inodes']} inodes known"

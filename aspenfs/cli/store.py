@@ -1,20 +1,23 @@
-"""The store of a data directory for a command: by way of its mount, or opened directly."""
+"""A store for a command: by ticket, by way of its mount, or opened directly."""
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
 from aspenfs.cli.configure import chosen_data_dir
 from aspenfs.cli.mounts import find_mount
-from aspenfs.config import ExitCode
+from aspenfs.config import DEFAULT_TIMEOUT_S, TICKET_VARIABLE, ExitCode
 from aspenfs.control import NotServedError, RemoteKeyValue, connect
 from aspenfs.errors import StartupError
 from aspenfs.mount.storage import open_storage
+from aspenfs.remote import open_remote, read_ticket
 from aspenkv.contract import KeyValue
 from aspenkv.embedded import open_embedded
 
@@ -28,13 +31,31 @@ class Store(NamedTuple):
     is_live: bool
 
 
+class StoreChoice(NamedTuple):
+    """Which store a command works on; :func:`store_options` fill it in.
+
+    ``ticket_file`` stands for its server if ``is_remote``, and None for the ticket in the
+    environment. Otherwise it is what ``data_dir`` holds.
+    """
+
+    data_dir: Path
+    is_remote: bool = False
+    ticket_file: Path | None = None
+
+
 @asynccontextmanager
-async def open_store(data_dir: Path) -> AsyncIterator[Store]:
-    """Open the store of a data directory, whether it is mounted or not.
+async def open_store(choice: StoreChoice) -> AsyncIterator[Store]:
+    """Open a store, whether it is mounted or not.
 
     Raises:
         StartupError: there is none, or it cannot be used.
     """
+    if choice.is_remote:
+        ticket = read_ticket(choice.ticket_file)
+        async with open_remote(ticket, timeout_s=DEFAULT_TIMEOUT_S) as kv:
+            yield Store(kv, is_live=True)
+        return
+    data_dir = choice.data_dir
     async with AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(connect(data_dir))
@@ -52,35 +73,38 @@ async def open_store(data_dir: Path) -> AsyncIterator[Store]:
 
 
 def store_options(function: F) -> F:
-    """Add the options that say which store a command works on; :func:`data_dir_of` reads them."""
-    function = click.option(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="A data directory [default: this user's].",
-    )(function)
-    return click.option(
-        "--mount",
-        type=Path,
-        metavar="MNT",
-        help="In place of --data: the data directory behind a mount.",
-    )(function)
+    """Add the options that say which store a command works on; it gets a ``store``."""
+
+    @functools.wraps(function)
+    def with_store(
+        *, data: Path | None, mount: Path | None, ticket: Path | None, **own: object
+    ) -> object:
+        return function(store=_chosen(data, mount, ticket), **own)
+
+    for name, metavar, text in (
+        ("--ticket", "FILE", "The server that a ticket names [default: $ASPENFS_TICKET, if set]."),
+        ("--mount", "MNT", "The store behind a mount."),
+        ("--data", "DIR", "A data directory [default: this user's]."),
+    ):
+        with_store = click.option(name, type=Path, metavar=metavar, help=text)(with_store)
+    return cast("F", with_store)
 
 
-def data_dir_of(data: Path | None, mount: Path | None) -> Path:
-    """Return the data directory that :func:`store_options` name.
-
-    Raises:
-        StartupError: there is no such mount, or both are given.
-    """
+def _chosen(data: Path | None, mount: Path | None, ticket: Path | None) -> StoreChoice:
+    if sum(each is not None for each in (data, mount, ticket)) > 1:
+        raise StartupError(
+            "--data, --mount and --ticket exclude each other: give one", ExitCode.USAGE
+        )
+    if ticket is not None:
+        return StoreChoice(Path(), is_remote=True, ticket_file=ticket)
     if mount is None:
-        return chosen_data_dir(data)
-    if data is not None:
-        raise StartupError("--data and --mount exclude each other: give one", ExitCode.USAGE)
+        if data is None and TICKET_VARIABLE in os.environ:
+            return StoreChoice(Path(), is_remote=True)
+        return StoreChoice(chosen_data_dir(data))
     entry = find_mount(mount)
-    if entry.data_dir is None:
+    if entry.state_dir is None:
         raise StartupError(
             f"the mount table does not say where the data of {mount} is: use --data DIR",
             ExitCode.FAILURE,
         )
-    return entry.data_dir
+    return StoreChoice(entry.state_dir)

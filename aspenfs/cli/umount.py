@@ -89,7 +89,7 @@ def _unmount_by_force(entry: MountEntry) -> None:
         )
         if not server.wait_for_end(FORCED_UNMOUNT_WAIT_S):
             raise StartupError(
-                f"process {server.pid} still holds {entry.data_dir} after "
+                f"process {server.pid} still holds {entry.state_dir} after "
                 f"{FORCED_UNMOUNT_WAIT_S:.0f} s: end it with 'kill -9 {server.pid}', which loses "
                 f"what it has not written",
                 ExitCode.STILL_RUNNING,
@@ -102,10 +102,10 @@ async def _flush(entry: MountEntry) -> None:
     Raises:
         StartupError: it cannot.
     """
-    if entry.data_dir is None:
+    if entry.state_dir is None:
         return
     try:
-        async with connect(entry.data_dir) as client:
+        async with connect(entry.state_dir) as client:
             await client.call("sync")
     except (NotServedError, PermissionError):  # not ours to ask; the process writes it at its end
         return
@@ -119,10 +119,10 @@ async def _flush(entry: MountEntry) -> None:
 
 async def _still_serves(entry: MountEntry) -> bool:
     """Return whether the process still serves requests; False as soon as it is about to end."""
-    if entry.data_dir is None:
+    if entry.state_dir is None:
         return False
     try:
-        async with connect(entry.data_dir) as client:
+        async with connect(entry.state_dir) as client:
             await client.call("status")
     except (NotServedError, PermissionError, ControlProtocolError, ControlCallError):
         return False

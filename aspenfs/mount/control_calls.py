@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from aspenfs.config import MountConfig, aspenfs_version
+from aspenfs.config import MountConfig, RemoteStore, aspenfs_version
 from aspenfs.control import Handlers, describe_inode, key_value_handlers
 from aspenfs.filesystem import Filesystem
 from aspenfs.metadata import decode_superblock
+from aspenfs.mount.stores import MountStore
 from aspenfs.types import Clock, Ino
 from aspenkv.contract import KeyValue
 
@@ -19,21 +20,21 @@ class Served(NamedTuple):
     """What the calls are about: a mount that runs."""
 
     config: MountConfig
+    store: MountStore
     filesystem: Filesystem
     clock: Clock
     started_s: float
     bug_count: Callable[[], int]
 
 
-def mount_handlers(served: Served, connect: Callable[[], KeyValue]) -> Handlers:
+def mount_handlers(served: Served) -> Handlers:
     """Return the calls that one control client may make.
 
-    Args:
-        served: the mount.
-        connect: makes a client of the store. Each control client has its own, so that the mount's
-            watch shows it what the client writes.
+    Where that client shares the mount's own of the store, it may only look: the mount's watch would
+    not show the mount what it writes.
     """
-    own_kv = connect()
+    own_kv = served.store.observe()
+    read_only = served.config.read_only or not served.store.is_observer_apart
     filesystem = served.filesystem
 
     async def status(_args: Mapping[str, Any]) -> object:
@@ -48,7 +49,7 @@ def mount_handlers(served: Served, connect: Callable[[], KeyValue]) -> Handlers:
         return await describe_inode(own_kv, filesystem.keys, Ino(args["ino"]))
 
     return {
-        **key_value_handlers(own_kv, read_only=served.config.read_only),
+        **key_value_handlers(own_kv, read_only=read_only),
         "status": status,
         "sync": sync,
         "inode": inode,
@@ -61,7 +62,10 @@ async def _status(served: Served, kv: KeyValue) -> dict[str, object]:
     superblock = None if found is None else decode_superblock(keys.superblock, found.value)
     return {
         "mountpoint": os.fspath(config.mountpoint),
-        "data": os.fspath(config.data_dir),
+        "data": os.fspath(config.state_dir),
+        "is_remote": isinstance(config.store, RemoteStore),
+        "addresses": served.store.mounted.addresses,
+        "ticket_file": served.store.mounted.ticket_file,
         "volume": config.volume,
         "uuid": None if superblock is None else str(uuid.UUID(bytes=superblock.uuid)),
         "format_version": None if superblock is None else superblock.format_version,

@@ -12,22 +12,23 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 
 import pyfuse3
 import trio
 
 from aspenfs import limits
-from aspenfs.config import MountConfig
+from aspenfs.config import MountConfig, Mounted, RemoteStore
 from aspenfs.control import open_control, serve_control
 from aspenfs.errors import AspenError, StartupError
 from aspenfs.filesystem import SYSTEM_CLOCK, Filesystem, open_filesystem
 from aspenfs.mount.control_calls import Served, mount_handlers
 from aspenfs.mount.fuse import fuse_session, raise_readahead
 from aspenfs.mount.request_wait import short_request_wait
-from aspenfs.mount.storage import open_storage
+from aspenfs.mount.stores import open_mount_store
 from aspenfs.mountpoint import MountEntry, check_fuse, prepare_mountpoint, unmount
 from aspenfs.operations import Operations
-from aspenkv.embedded import open_embedded
 from aspenkv.errors import AspenKvError
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class _AnsweringOperations(Operations):
 
 
 async def serve(
-    config: MountConfig, *, on_locked: Callable[[], None], on_ready: Callable[[], None]
+    config: MountConfig, *, on_locked: Callable[[], None], on_ready: Callable[[Mounted], None]
 ) -> None:
     """Mount, and serve until somebody unmounts or a signal says to stop.
 
@@ -62,7 +63,7 @@ async def serve(
     Args:
         config: what to mount.
         on_locked: called once the data directory belongs to this process.
-        on_ready: called once the mount answers.
+        on_ready: called once the mount answers, with what it is.
 
     Raises:
         StartupError: it cannot be mounted; nothing stays mounted.
@@ -73,20 +74,23 @@ async def serve(
         check_fuse(config)
         if prepare_mountpoint(config):
             log.info("took away the dead mount that a crash left on %s", config.mountpoint)
-        engine = await stack.enter_async_context(
-            open_storage(config.data_dir, create=not config.read_only)
-        )
-        on_locked()
-        listener = await stack.enter_async_context(open_control(config.data_dir))
-        service = await stack.enter_async_context(open_embedded(engine))
+        store = await stack.enter_async_context(open_mount_store(config, on_locked=on_locked))
+        config = replace(config, volume=store.mounted.volume, read_only=store.mounted.read_only)
+        listener = await stack.enter_async_context(open_control(config.state_dir))
         filesystem = await stack.enter_async_context(
-            open_filesystem(service.connect(), volume=config.volume, read_only=config.read_only)
+            open_filesystem(
+                store.kv,
+                volume=store.mounted.volume,
+                read_only=config.read_only,
+                readahead=isinstance(config.store, RemoteStore),
+            )
         )
         operations = _AnsweringOperations(filesystem)
         entry = stack.enter_context(fuse_session(operations, config))
         stack.enter_context(short_request_wait())
         served = Served(
             config,
+            store,
             filesystem,
             SYSTEM_CLOCK,
             SYSTEM_CLOCK.monotonic(),
@@ -95,10 +99,10 @@ async def serve(
         _calm_collector()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(operations.run)
+            nursery.start_soon(serve_control, listener, lambda: mount_handlers(served))
             nursery.start_soon(
-                serve_control, listener, lambda: mount_handlers(served, service.connect)
+                _announce, operations.contacted, entry, partial(on_ready, store.mounted)
             )
-            nursery.start_soon(_announce, operations.contacted, entry, on_ready)
             nursery.start_soon(_unmount_when_asked, stop_asked, filesystem, entry)
             await pyfuse3.main(limits.FUSE_IDLE_TASKS_MAX, limits.FUSE_TASKS_MAX)
             nursery.cancel_scope.cancel()

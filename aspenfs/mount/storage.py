@@ -81,7 +81,7 @@ def _locked(data_dir: Path, error: DataDirectoryLockedError) -> str:
         return str(error)
     where = data_dir.resolve()
     for entry in read_mounts():
-        if entry.data_dir == where:
+        if entry.state_dir == where:
             return (
                 f"data directory {data_dir} is in use by the mount on {entry.mountpoint} "
                 f"(process {pid}): use that one, unmount it with "

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from aspenfs.config import SUBTYPE, data_dir_of
+from aspenfs.config import SUBTYPE, state_dir_of
 from aspenfs.limits import SYMLINKS_MAX
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -39,9 +39,9 @@ class MountEntry(NamedTuple):
         return self.filesystem_type == _FILESYSTEM_TYPE
 
     @property
-    def data_dir(self) -> Path | None:
-        """The data directory behind an aspenfs mount; None: this is none, or it does not say."""
-        return data_dir_of(self.source) if self.is_aspenfs else None
+    def state_dir(self) -> Path | None:
+        """The data or state directory of an aspenfs mount; None: it is another's, or silent."""
+        return state_dir_of(self.source) if self.is_aspenfs else None
 
 
 def parse_mountinfo(text: bytes) -> list[MountEntry]:

@@ -82,7 +82,7 @@ def prepare_mountpoint(config: MountConfig) -> bool:
         mountpoint, os.W_OK, effective_ids=True
     ):  # fusermount3 insists on it
         raise _no_permission(mountpoint)
-    _check_apart(mountpoint, config.data_dir)
+    _check_apart(mountpoint, config.state_dir)
     if not config.nonempty:
         _check_empty(mountpoint)
     return cleaned

@@ -1,11 +1,14 @@
-"""The command line of the server: look at a data directory."""
+"""The command line of the server: serve a data directory, or look at one."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +16,13 @@ import click
 import trio
 
 from aspenkv.contract import Status
+from aspenkv.daemon import run_server
 from aspenkv.embedded import read_status
 from aspenkv.engine.rocksdb import RocksdbEngine
-from aspenkv.errors import AspenKvError, DataCorruptError
+from aspenkv.errors import AspenKvError, DataCorruptError, DataDirectoryLockedError
+from aspenkv.hosting import Hosted
+from aspenkv.logs import log_to_stderr
+from aspenkv.tickets import Endpoint, parse_endpoint
 
 
 class ExitCode(IntEnum):
@@ -24,16 +31,86 @@ class ExitCode(IntEnum):
     OK = 0
     FAILURE = 1
     USAGE = 2
+    DATA_LOCKED = 31
     DATA_DAMAGED = 32
+    ADDRESS_UNUSABLE = 53
 
 
+DEFAULT_LISTEN: Final = "127.0.0.1:7400"
+
+_PRIVATE_UMASK: Final = 0o077
 _BYTE_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+class _EndpointType(click.ParamType[Endpoint]):
+    """``HOST:PORT`` as an :class:`aspenkv.tickets.Endpoint`."""
+
+    name = "endpoint"
+
+    def convert(
+        self, value: str | Endpoint, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Endpoint:
+        if isinstance(value, Endpoint):
+            return value
+        try:
+            return parse_endpoint(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+ENDPOINT: Final = _EndpointType()
 
 
 @click.group()
 @click.version_option(package_name="aspenfs", prog_name="aspenkv")
 def aspenkv() -> None:
     """The key-value server under aspenfs."""
+
+
+@aspenkv.command(
+    epilog="Example: aspenkv serve --data /srv/aspen --listen 0.0.0.0:7400 "
+    "--advertise files.example.org:7400"
+)
+@click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="The data directory, made if absent.",
+)
+@click.option(
+    "--listen",
+    type=ENDPOINT,
+    default=DEFAULT_LISTEN,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="The UDP address to serve on; port 0 takes the one used last, or any.",
+)
+@click.option(
+    "--advertise",
+    type=ENDPOINT,
+    multiple=True,
+    metavar="HOST:PORT",
+    help="How clients reach it, written into tickets; may be repeated [default: --listen].",
+)
+@click.option("--log-json", is_flag=True, help="Log JSON objects, one a line.")
+def serve(
+    data_dir: Path, listen: Endpoint, advertise: tuple[Endpoint, ...], log_json: bool
+) -> None:
+    """Serve a data directory to who has a ticket, until SIGTERM or SIGINT.
+
+    The ticket that allows everything is DIR/admin.ticket. Who holds it makes others with
+    'aspenfs ticket create' and mounts with 'aspenfs mount MNT --ticket FILE'.
+    """
+    os.umask(_PRIVATE_UMASK)
+    log_to_stderr(as_json=log_json)
+    trio.run(partial(run_server, data_dir, listen, advertise, on_ready=_announce))
+
+
+def _announce(hosted: Hosted) -> None:
+    click.echo(f"serving  {', '.join(map(str, hosted.endpoints))}")
+    click.echo(f"ticket   {hosted.ticket_file}")
 
 
 @aspenkv.command()
@@ -76,8 +153,14 @@ def run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except AspenKvError as error:
         click.echo(f"aspenkv: {error}", err=True)
+        if isinstance(error, DataDirectoryLockedError):
+            return ExitCode.DATA_LOCKED
         damaged = isinstance(error, DataCorruptError)
         return ExitCode.DATA_DAMAGED if damaged else ExitCode.FAILURE
+    except OSError as error:
+        click.echo(f"aspenkv: {error}: choose another address or directory", err=True)
+        in_use = error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
+        return ExitCode.ADDRESS_UNUSABLE if in_use else ExitCode.FAILURE
     return ExitCode.OK
 
 

@@ -107,10 +107,9 @@ ACK_DELAY_S: Final = 0.01  # an acknowledgement waits for a packet to ride on; 2
 
 STREAMS_MAX: Final = 128  # that a client has open on one connection
 STREAMS_UNADMITTED_MAX: Final = 4  # before the server knows who asks
-STREAM_REQUEST_BYTES_MAX: Final = 2 * 1024 * 1024  # the longest request that the driver takes
 STREAM_WINDOW_BYTES: Final = 64 * 1024  # of a request that arrive before the server grants more
-# Requests longer than that share this many bytes of a connection, first come, first served, each
-# counted with the longest that it may grow to, from its first bytes to the end of its handler.
+# Requests longer than that share these bytes, first come, first served; each counts as long as it
+# may become, from its first bytes until it is answered.
 CONNECTION_REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 REPLY_WINDOW_BYTES: Final = 1024 * 1024  # of a reply or a watch that arrive before they are read
 SEND_UNSENT_BYTES_MAX: Final = 1024 * 1024  # on one connection, before a sender waits

@@ -165,7 +165,7 @@ def clean_directory(directory: Path) -> Iterator[Path]:
     finally:
         for entry in reversed(read_mounts()):
             if entry.mountpoint.is_relative_to(directory) and entry.is_aspenfs:
-                pid = None if entry.data_dir is None else serving_process(entry.data_dir)
+                pid = None if entry.state_dir is None else serving_process(entry.state_dir)
                 unmount_by_force(entry)
                 if pid:
                     _kill(pid)

@@ -32,7 +32,7 @@ def test_a_line_of_fstab_is_mounted(workplace: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     entry = mount_at(mountpoint)
     assert entry is not None
-    assert entry.data_dir == workplace / "data"
+    assert entry.state_dir == workplace / "data"
     succeed("umount", mountpoint)
     # What the mount table shows as the source is one, too.
     done = run_helper(entry.source, mountpoint, "-v")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,16 @@ import pytest
 
 from aspenfs.cli import background
 from aspenfs.cli.background import mount_in_background
-from aspenfs.config import ExitCode, MountConfig
+from aspenfs.config import ExitCode, HostedStore, MountConfig, Mounted
 from aspenfs.errors import StartupError
 from aspenfs.mountpoint import Answer
 
-READY = "import os, sys; os.write({fd}, b'{{}}'); os.close({fd}); sys.stdin.read()"
+MOUNTED = Mounted(volume="v", read_only=False, addresses=["a:1"], ticket_file=None)
+READY = (
+    "import os, sys; os.write({fd}, b'"
+    + json.dumps({"mounted": MOUNTED._asdict()}).replace("{", "{{").replace("}", "}}")
+    + "'); os.close({fd}); sys.stdin.read()"
+)
 FAILED = """import os; os.write({fd}, b'{{"line": "no luck", "exit_code": 41}}')"""
 MUTE = "import signal; signal.pause()"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
@@ -51,7 +57,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Servers:
 
 @pytest.fixture
 def config(tmp_path: Path) -> MountConfig:
-    return MountConfig(mountpoint=tmp_path / "mnt", data_dir=tmp_path / "data")
+    return MountConfig(mountpoint=tmp_path / "mnt", store=HostedStore(data_dir=tmp_path / "data"))
 
 
 def failure(config: MountConfig, servers: Servers) -> tuple[int, str]:
@@ -66,7 +72,9 @@ def failure(config: MountConfig, servers: Servers) -> tuple[int, str]:
 
 def test_a_mount_that_answers(config: MountConfig, servers: Servers) -> None:
     servers.script = READY
-    assert mount_in_background(config).log_file == config.data_dir / "aspenfs.log"
+    used, mounted = mount_in_background(config)
+    assert used.log_file == config.state_dir / "aspenfs.log"
+    assert mounted == MOUNTED
     (server,) = servers.started
     server.communicate(timeout=60)  # its standard input ends, and with it the process
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aspenfs.cli.app import aspenfs, run_command
-from aspenfs.cli.configure import chosen_data_dir, configure
+from aspenfs.cli.configure import StoreOptions, chosen_data_dir, configure
 from aspenfs.cli.failures import failure_of
 from aspenfs.cli.output import (
     displayed,
@@ -23,7 +23,14 @@ from aspenfs.cli.output import (
 )
 from aspenfs.cli.report import Reporter, wait_for_report
 from aspenfs.cli.status import command as status_command
-from aspenfs.config import ExitCode
+from aspenfs.config import (
+    TICKET_VARIABLE,
+    Carrier,
+    ExitCode,
+    HostedStore,
+    Mounted,
+    RemoteStore,
+)
 from aspenfs.control import NotServedError
 from aspenfs.errors import (
     CorruptRecordError,
@@ -34,6 +41,8 @@ from aspenfs.errors import (
 )
 from aspenfs.mountpoint import Answer, MountEntry
 from aspenkv.errors import DataCorruptError, DataDirectoryLockedError, EngineError
+
+MOUNTED = Mounted(volume="v", read_only=False, addresses=["a:1"], ticket_file=None)
 
 
 @given(st.binary())
@@ -152,18 +161,18 @@ def test_an_option_beats_the_same_word_in_o(tmp_path: Path) -> None:
     config = configure(
         tmp_path,
         options=["data=/a,volume=a,log_file=/a,rw"],
-        data_dir=tmp_path / "b",
+        store=StoreOptions(data_dir=tmp_path / "b"),
         volume="b",
         log_file=Path("b"),
         read_only=True,
     )
-    assert (config.data_dir, config.volume, config.read_only) == (tmp_path / "b", "b", True)
+    assert (config.state_dir, config.volume, config.read_only) == (tmp_path / "b", "b", True)
     assert config.log_file == Path.cwd() / "b"
 
 
 def test_words_in_o_beat_the_defaults(tmp_path: Path) -> None:
     config = configure(tmp_path, options=[f"data={tmp_path}/a,volume=a,log_file=/a,ro,nonempty"])
-    assert (config.data_dir, config.volume, config.read_only) == (tmp_path / "a", "a", True)
+    assert (config.state_dir, config.volume, config.read_only) == (tmp_path / "a", "a", True)
     assert (config.log_file, config.nonempty) == (Path("/a"), True)
 
 
@@ -179,7 +188,63 @@ def test_root_lets_others_in_and_a_user_on_request(
     assert ("dev" in config.kernel_options) is (euid == 0)
     assert configure(tmp_path, options=["allow_other"]).allow_other
     if euid:
-        assert config.data_dir == tmp_path / ".local/share/aspenfs"
+        assert config.state_dir == tmp_path / ".local/share/aspenfs"
+
+
+def test_a_ticket_names_a_remote_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "t"
+    by_option = configure(tmp_path, options=[], store=StoreOptions(ticket_file=file)).store
+    by_word = configure(tmp_path, options=[f"ticket={file}"]).store
+    monkeypatch.setenv(TICKET_VARIABLE, "aspen1.x")
+    by_environment = configure(tmp_path, options=[]).store
+    for store, ticket_file in ((by_option, file), (by_word, file), (by_environment, None)):
+        assert isinstance(store, RemoteStore)
+        assert store.ticket_file == ticket_file
+        assert tmp_path.name in store.state_dir.name
+    # Who names a data directory means that one, whatever the environment says.
+    named = configure(tmp_path, options=[f"data={tmp_path}/d"]).store
+    assert isinstance(named, HostedStore)
+
+
+def test_where_to_listen(tmp_path: Path) -> None:
+    def store(*options: str, listen: str | None = None, advertise: tuple[str, ...] = ()) -> object:
+        words = [f"data={tmp_path}/d", *options]
+        choice = StoreOptions(listen=listen, advertise=advertise)
+        return configure(tmp_path, options=words, store=choice).store
+
+    data_dir = tmp_path / "d"
+    assert store() == HostedStore(data_dir=data_dir, listen="127.0.0.1:0")
+    assert store(listen="none") == HostedStore(data_dir=data_dir, listen=None)
+    assert store("listen=[::1]:7400,carrier=quic", advertise=("nas:1",)) == HostedStore(
+        data_dir=data_dir, listen="[::1]:7400", advertise=("nas:1",), carrier=Carrier.QUIC
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "choice", "said"),
+    [
+        (["data=/d,ticket=/t"], StoreOptions(), "--data and --ticket exclude each other"),
+        (["ticket=/t,listen=a:1"], StoreOptions(), "leave them out"),
+        (["ticket=/t"], StoreOptions(advertise=("a:1",)), "leave them out"),
+        (["ticket=/t,carrier=direct"], StoreOptions(), "leave them out"),
+        (["data=/d,listen=nowhere"], StoreOptions(), "--listen: 'nowhere' is no address"),
+        (["data=/d"], StoreOptions(advertise=("x",)), "--advertise: 'x' is no address"),
+        (["data=/d,timeout=soon"], StoreOptions(), "timeout soon is not possible"),
+        (["data=/d,timeout=0.1"], StoreOptions(), "1 to 600 seconds"),
+    ],
+)
+def test_options_that_contradict_are_refused(
+    tmp_path: Path, options: list[str], choice: StoreOptions, said: str
+) -> None:
+    with pytest.raises(StartupError, match=said) as caught:
+        configure(tmp_path, options=options, store=choice)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_the_timeout_of_a_call(tmp_path: Path) -> None:
+    assert configure(tmp_path, options=["data=/d"]).timeout_s == 30
+    assert configure(tmp_path, options=["data=/d,timeout=5"]).timeout_s == 5
+    assert configure(tmp_path, options=["data=/d,timeout=5"], timeout=7.5).timeout_s == 7.5
 
 
 def test_a_data_directory_must_have_a_name_for_the_store() -> None:
@@ -196,9 +261,9 @@ def pipe() -> tuple[int, int]:
 def test_a_report_of_success(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     reporter = Reporter(writing)
-    reporter.ready()
+    reporter.ready(MOUNTED)
     reporter.failed(failure_of(StartupError("too late")))
-    assert wait_for_report(reading, 10) is True
+    assert wait_for_report(reading, 10) == MOUNTED
     os.close(reading)
 
 
@@ -216,15 +281,15 @@ def test_no_report_and_no_end(pipe: tuple[int, int]) -> None:
     with pytest.raises(TimeoutError):
         wait_for_report(reading, 0.01)
     os.close(writing)
-    assert wait_for_report(reading, 10) is False
+    assert wait_for_report(reading, 10) is None
     os.close(reading)
 
 
 def test_nobody_listens_to_a_report(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.close(reading)
-    Reporter(writing).ready()
-    Reporter(None).ready()
+    Reporter(writing).ready(MOUNTED)
+    Reporter(None).ready(MOUNTED)
 
 
 def test_without_a_mount_status_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

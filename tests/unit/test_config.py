@@ -8,16 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aspenfs.config import (
+    Carrier,
     ExitCode,
+    HostedStore,
     MountConfig,
     MountOptions,
+    RemoteStore,
     aspenfs_version,
-    data_dir_of,
     data_dir_of_fstab,
     default_data_dir,
     parse_options,
     privileged_options,
     source_of,
+    state_dir_of,
+    state_dir_of_mount,
 )
 from aspenfs.errors import StartupError
 
@@ -47,8 +51,18 @@ def test_what_fstab_says_to_others_is_swallowed() -> None:
 
 
 def test_each_word_of_our_own_has_its_effect() -> None:
-    options = parse_options(["ro,allow_other", "nonempty,data=/srv/d,volume=v,log_file=/tmp/l"])
+    options = parse_options(
+        [
+            "ro,allow_other",
+            "nonempty,data=/srv/d,volume=v,log_file=/tmp/l",
+            "ticket=/t,listen=none,carrier=quic,timeout=9",
+        ]
+    )
     assert options == MountOptions(
+        ticket_file=Path("/t"),
+        listen="none",
+        carrier=Carrier.QUIC,
+        timeout="9",
         read_only=True,
         allow_other=True,
         nonempty=True,
@@ -132,12 +146,12 @@ def test_a_source_is_plain_ascii_and_leads_back_to_its_directory(name: bytes) ->
     source = source_of(data_dir)
     assert source.isascii()
     assert not set(source) & set(", \\\n\t")
-    assert data_dir_of(source) == data_dir
+    assert state_dir_of(source) == data_dir
 
 
 @pytest.mark.parametrize("source", ["/dev/sda1", "aspenfs", "aspenfs:relative", "aspenfs:"])
 def test_other_sources_name_no_data_directory(source: str) -> None:
-    assert data_dir_of(source) is None
+    assert state_dir_of(source) is None
 
 
 @pytest.mark.parametrize(
@@ -160,7 +174,13 @@ def test_another_source_is_refused() -> None:
 
 CONFIG = MountConfig(
     mountpoint=Path("/mnt/a b"),
-    data_dir=Path("/srv/d"),
+    store=HostedStore(
+        data_dir=Path("/srv/d"),
+        listen=None,
+        advertise=("nas:7400", "[::1]:7400"),
+        carrier=Carrier.QUIC,
+    ),
+    timeout_s=5.0,
     volume="v",
     read_only=True,
     allow_other=True,
@@ -175,7 +195,14 @@ def test_the_arguments_give_the_same_options_again() -> None:
     words = parse_options([arguments[arguments.index("-o") + 1]])
     assert (words.read_only, words.allow_other, words.nonempty) == (True, True, True)
     assert words.kernel_options == CONFIG.kernel_options
+    assert words.carrier is Carrier.QUIC
     assert "--data=/srv/d" in arguments
+    assert "--listen=none" in arguments
+    assert [word for word in arguments if word.startswith("--advertise")] == [
+        "--advertise=nas:7400",
+        "--advertise=[::1]:7400",
+    ]
+    assert "--timeout=5.0" in arguments
     assert "--volume=v" in arguments
     assert arguments[arguments.index("--log-file") + 1] == "/var/log/a"
     assert arguments[-2:] == ["--", "/mnt/a b"]
@@ -194,14 +221,54 @@ def test_libfuse_gets_every_option() -> None:
 
 
 def test_the_least_that_libfuse_gets() -> None:
-    config = MountConfig(mountpoint=Path("/m"), data_dir=Path("/d"))
+    config = MountConfig(mountpoint=Path("/m"), store=HostedStore(data_dir=Path("/d")))
     assert config.fuse_options() == {
         "fsname=aspenfs:/d",
         "subtype=aspenfs",
         "default_permissions",
     }
     assert config.default_log_file == Path("/d/aspenfs.log")
-    assert config.arguments() == ["--data=/d", "--volume=default", "-o", "rw", "--", "/m"]
+    assert config.arguments() == [
+        "--data=/d",
+        "--listen=127.0.0.1:0",
+        "--timeout=30.0",
+        "-o",
+        "rw,carrier=direct",
+        "--",
+        "/m",
+    ]
+
+
+def test_a_mount_of_a_remote_store_has_a_state_directory() -> None:
+    config = MountConfig(
+        mountpoint=Path("/m"),
+        store=RemoteStore(ticket_file=Path("/t"), state_dir=Path("/state/m")),
+    )
+    assert "fsname=aspenfs:/state/m" in config.fuse_options()
+    assert config.default_log_file == Path("/state/m/aspenfs.log")
+    assert config.arguments() == ["--ticket=/t", "--timeout=30.0", "-o", "rw", "--", "/m"]
+
+
+def test_a_ticket_in_the_environment_is_no_argument() -> None:
+    store = RemoteStore(ticket_file=None, state_dir=Path("/state/m"))
+    assert store.arguments() == []
+
+
+def test_each_mountpoint_has_a_state_directory_of_its_own() -> None:
+    home = {"HOME": "/home/joe"}
+    one = state_dir_of_mount(Path("/mnt/team"), {}, privileged=True)
+    assert one.parent == Path("/var/lib/aspenfs-mounts")
+    assert one.name.startswith("mnt-team-")
+    paths = [Path("/mnt/a-b"), Path("/mnt/a/b"), Path(os.fsdecode(b"/mnt/\xff")), Path("/")]
+    places = {state_dir_of_mount(path, home, privileged=False) for path in paths}
+    assert len(places) == len(paths)
+    assert {place.parent for place in places} == {Path("/home/joe/.local/state/aspenfs")}
+    longest = state_dir_of_mount(Path("/" + "x" * 4000), home, privileged=False)
+    assert len(longest.name) < 255
+
+
+def test_an_unknown_carrier_is_refused() -> None:
+    assert "direct, quic" in usage_error("carrier=pigeon")
 
 
 def test_exit_codes_are_distinct_and_fit_a_shell() -> None:

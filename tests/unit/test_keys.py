@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aspenfs.errors import VolumeError
-from aspenfs.keys import Keys, ParsedKey, range_end
+from aspenfs.keys import Keys, ParsedKey, range_end, volume_of_prefix
 from aspenfs.types import Ino, SessionId
 
 KEYS = Keys("default")
@@ -152,3 +152,15 @@ def test_the_inode_of_a_times_key(ino: Ino, name: bytes) -> None:
     assert KEYS.inode_of_times(KEYS.times(ino)) == KEYS.inode(ino)
     for key in (KEYS.inode(ino), KEYS.dentry(ino, name), KEYS.dentry(ino, b".meta")):
         assert KEYS.inode_of_times(key) == key
+
+
+def test_a_prefix_names_its_volume() -> None:
+    assert volume_of_prefix(Keys("photos").prefix) == "photos"
+    assert volume_of_prefix(b"fs:") is None
+    assert volume_of_prefix(b"") is None
+
+
+@pytest.mark.parametrize("prefix", [b"fs:photos", b"app:", b"fs::", b"fs:\xff:", b"fs:a:b"])
+def test_a_prefix_of_no_volume_is_refused(prefix: bytes) -> None:
+    with pytest.raises(VolumeError):
+        volume_of_prefix(prefix)

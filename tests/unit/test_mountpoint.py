@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aspenfs.config import ExitCode, MountConfig
+from aspenfs.config import ExitCode, HostedStore, MountConfig
 from aspenfs.errors import StartupError
 from aspenfs.mountpoint import (
     Answer,
@@ -47,7 +47,7 @@ def test_the_mount_table_is_parsed() -> None:
 
 
 def test_only_our_mounts_have_a_data_directory() -> None:
-    data_dirs = [entry.data_dir for entry in parse_mountinfo(TABLE)]
+    data_dirs = [entry.state_dir for entry in parse_mountinfo(TABLE)]
     assert data_dirs == [None, None, Path("/srv/x y"), None, Path("/srv/z")]
 
 
@@ -98,7 +98,9 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
 
 
 def config_for(tmp_path: Path, mountpoint: Path, *, nonempty: bool = False) -> MountConfig:
-    return MountConfig(mountpoint=mountpoint, data_dir=tmp_path / "data", nonempty=nonempty)
+    return MountConfig(
+        mountpoint=mountpoint, store=HostedStore(data_dir=tmp_path / "data"), nonempty=nonempty
+    )
 
 
 def refusal(config: MountConfig) -> tuple[int, str]:

@@ -1,0 +1,5 @@
+"""``python -m aspenkv``."""
+
+from aspenkv.cli import main
+
+main()

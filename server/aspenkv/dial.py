@@ -1,0 +1,204 @@
+"""The client's end of one connection: hello, then calls and watches over streams of their own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+
+from aspenkv.contract import Watch, WatchEvent
+from aspenkv.errors import ConnectionLostError, RemoteProtocolError, UnavailableError
+from aspenkv.limits import HELLO_TIMEOUT_S, REPLY_BYTES_MAX
+from aspenkv.protocol import (
+    VERSION,
+    Hello,
+    HelloReply,
+    OpenWatch,
+    Request,
+    WatchDecoder,
+    WatchOpened,
+    WatchProgress,
+    decode_reply,
+    encode_request,
+)
+from aspenkv.quic import QuicConnection, QuicStream, connect_quic
+from aspenkv.quic.errors import NO_ERROR, StreamResetError
+from aspenkv.tickets import Endpoint, Ticket
+
+_MS_PER_S: Final = 1000
+
+
+@asynccontextmanager
+async def dial(
+    endpoint: Endpoint, session: bytes, deadline_s: float, *, ticket: Ticket, client: str
+) -> AsyncIterator[Channel]:
+    """Connect to a server, show the ticket, and hang up when the block ends.
+
+    Args:
+        endpoint: where the server is.
+        session: 16 bytes that all connections of one client share.
+        deadline_s: when to give up, on trio's clock.
+        ticket: how to know the server, and what to show it.
+        client: what the server's status calls this client.
+
+    Raises:
+        UnavailableError: nobody answers there.
+        ServerKeyError: who answers is not the ticket's server.
+        ProtocolVersionError: it speaks another version.
+        TicketError: it does not accept the ticket.
+        BusyError, TooManyError: it takes no more clients now.
+    """
+    timeout_s = min(HELLO_TIMEOUT_S, deadline_s - trio.current_time())
+    if timeout_s <= 0:
+        raise UnavailableError(f"no time is left to connect to {endpoint}")
+    async with connect_quic(
+        endpoint.host, endpoint.port, fingerprint=ticket.fingerprint, connect_timeout_s=timeout_s
+    ) as connection:
+        channel = Channel(connection)
+        try:
+            await channel.hello_with(
+                Hello(ticket.ticket_id, ticket.secret, session, client, VERSION),
+                deadline_s=min(deadline_s, trio.current_time() + HELLO_TIMEOUT_S),
+            )
+        except ConnectionLostError as error:
+            raise UnavailableError(f"{endpoint} hung up: {error}") from None
+        yield channel
+
+
+class Channel:
+    """One connection on which the server has accepted the ticket."""
+
+    def __init__(self, connection: QuicConnection) -> None:
+        """Take a connection; :meth:`hello_with` comes first."""
+        self._connection = connection
+        self._request_ids = itertools.count(1)
+        self._hello: HelloReply | None = None
+        self.calls_in_flight = 0
+
+    @property
+    def hello(self) -> HelloReply:
+        """What the server said of itself, of the ticket's rights and of this client's session."""
+        assert self._hello is not None, "hello comes first"
+        return self._hello
+
+    @property
+    def closed(self) -> trio.Event:
+        """Set when the connection is gone, for whatever reason."""
+        return self._connection.closed
+
+    def close(self) -> None:
+        """Hang up at once."""
+        self._connection.close()
+
+    async def hello_with(self, hello: Hello, deadline_s: float) -> None:
+        """Show a ticket. Raises what :func:`dial` does."""
+        self._hello = await self.call(hello, deadline_s)
+
+    async def call(self, request: Request, deadline_s: float) -> Any:  # noqa: ANN401 - of the type that belongs to the request
+        """Send a request and return its reply.
+
+        A cancelled call resets its stream, and the server stops working on it where it can.
+
+        Raises:
+            UnavailableError: the time was over before anything was sent.
+            ConnectionLostError: no answer came in time, or the connection broke; the request may
+                have been carried out.
+            RemoteProtocolError: the reply is none.
+            AspenKvError: what the server answered.
+        """
+        request_id = next(self._request_ids)
+        frame = encode_request(request_id, _milliseconds_left(deadline_s), request)
+        self.calls_in_flight += 1
+        try:
+            with trio.move_on_at(deadline_s):
+                reply = await self._connection.exchange(frame, reply_bytes_max=REPLY_BYTES_MAX)
+                return decode_reply(reply, request_id, request)
+        except StreamResetError as error:
+            raise ConnectionLostError(f"the server gave up the request: {error}") from None
+        finally:
+            self.calls_in_flight -= 1
+        raise ConnectionLostError("no answer came in time")
+
+    @asynccontextmanager
+    async def watch(self, request: OpenWatch, deadline_s: float) -> AsyncIterator[Watch]:
+        """Open a watch, and end it with the block.
+
+        Args:
+            request: what to watch.
+            deadline_s: when the server must have opened it, on trio's clock.
+
+        Raises:
+            ConnectionLostError: the connection broke, here or while events are awaited.
+            WatchGapError, TooManyError, AccessDeniedError: as the server says.
+        """
+        stream = await self._connection.open_stream()
+        try:
+            with trio.move_on_at(deadline_s) as patience:
+                frame = encode_request(
+                    next(self._request_ids), _milliseconds_left(deadline_s), request
+                )
+                await stream.send(frame, end=True)
+                watch = RemoteWatch(stream)
+                await watch.opened()
+            if patience.cancelled_caught:
+                raise ConnectionLostError("no answer came in time")
+            yield watch
+        finally:
+            stream.reset(NO_ERROR)
+
+
+class RemoteWatch:
+    """The client's end of a watch; see :class:`aspenkv.contract.Watch`."""
+
+    def __init__(self, stream: QuicStream) -> None:
+        """Take the stream on which the server sends its events."""
+        self._stream = stream
+        self._decoder = WatchDecoder()
+        self._messages: list[WatchOpened | WatchEvent | WatchProgress] = []
+        self._revision = 0
+
+    @property
+    def revision(self) -> int:
+        """Every commit up to this revision was handed out, or did not touch the prefix."""
+        return self._revision
+
+    def __aiter__(self) -> AsyncIterator[WatchEvent]:
+        """Iterate over the events."""
+        return self
+
+    async def opened(self) -> None:
+        """Wait until the server has opened the watch."""
+        message = await self._next()
+        if not isinstance(message, WatchOpened):
+            raise RemoteProtocolError("a watch that does not begin with its opening")
+        self._revision = message.revision
+
+    async def __anext__(self) -> WatchEvent:
+        """Return the next event, waiting for it."""
+        while True:
+            message = await self._next()
+            if isinstance(message, WatchEvent):
+                self._revision = max(self._revision, message.revision)
+                return message
+            self._revision = max(self._revision, message.revision)
+
+    async def _next(self) -> WatchOpened | WatchEvent | WatchProgress:
+        while not self._messages:
+            try:
+                data = await self._stream.receive_some()
+            except StreamResetError as error:
+                raise ConnectionLostError(f"the server gave up the watch: {error}") from None
+            if not data:
+                raise ConnectionLostError("the server ended the watch")
+            self._messages = self._decoder.receive_data(data)
+        return self._messages.pop(0)
+
+
+def _milliseconds_left(deadline_s: float) -> int:
+    left_s = deadline_s - trio.current_time()
+    if left_s <= 0:
+        raise UnavailableError("the time for the call is over")
+    return max(1, round(left_s * _MS_PER_S))

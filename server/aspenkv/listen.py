@@ -1,0 +1,340 @@
+"""The server's end of every connection: hello, then requests handed to the client's session.
+
+Nothing is served before a ticket was accepted. Each request runs in a task of its own, which ends
+when its stream is reset, when its connection breaks, or at its deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from aspenkv.access import Grant
+from aspenkv.contract import Watch
+from aspenkv.errors import (
+    AccessDeniedError,
+    AspenKvError,
+    ConnectionLostError,
+    EngineError,
+    ProtocolVersionError,
+    UnavailableError,
+)
+from aspenkv.limits import (
+    DRAIN_S,
+    SESSION_REQUESTS_MAX,
+    SLOTS_MAX,
+    UNCOUNTED_REPLY_BYTES,
+    WATCH_PROGRESS_S,
+)
+from aspenkv.protocol import (
+    NO_REQUEST,
+    VERSION,
+    BadRequestError,
+    Bye,
+    Commit,
+    CreateTicket,
+    Get,
+    GrantLease,
+    Hello,
+    HelloReply,
+    Keepalive,
+    ListTickets,
+    OpenWatch,
+    ReadRevision,
+    ReadStatus,
+    Request,
+    Revoke,
+    RevokeTicket,
+    Scan,
+    Sync,
+    WatchOpened,
+    WatchProgress,
+    decode_request,
+    encode_error,
+    encode_reply,
+    encode_watch_message,
+)
+from aspenkv.quic import QuicConnection, QuicStream
+from aspenkv.quic.errors import NO_ERROR
+from aspenkv.remote import RemoteSession
+from aspenkv.service import Service
+from aspenkv.tickets import Endpoint
+
+log = logging.getLogger(__name__)
+
+_MS_PER_S: Final = 1000
+
+Answer = Callable[[RemoteSession, Any], Awaitable[Any]]
+
+
+class _Peer:
+    """What the listener keeps of one connection: its session, once a ticket was accepted."""
+
+    def __init__(self) -> None:
+        self.session: RemoteSession | None = None
+        self.is_welcoming = False
+
+
+class Listener:
+    """Answers the requests of all connections of one server; the QUIC driver calls its methods."""
+
+    def __init__(self, service: Service, server_id: bytes) -> None:
+        """Take the service behind it; :meth:`run` comes first."""
+        self._service = service
+        self._server_id = server_id
+        self._nursery: trio.Nursery | None = None
+        self._requests = 0
+        self._no_requests = trio.Event()
+        self._is_draining = False
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hang up on clients whose session is over, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def connected(self, connection: QuicConnection) -> None:
+        """Make room for what is kept of a connection."""
+        connection.state = _Peer()
+
+    def disconnected(self, connection: QuicConnection) -> None:
+        """Tell the client's session that it has a connection less."""
+        session = _peer(connection).session
+        if session is not None:
+            session.detach()
+
+    async def handle(self, connection: QuicConnection, stream: QuicStream, frame: bytes) -> None:
+        """Answer one request on the stream that it came by."""
+        try:
+            request_id, deadline_ms, request = decode_request(frame)
+        except BadRequestError as error:
+            await stream.send(encode_error(error.request_id, error), end=True)
+            return
+        except ProtocolVersionError as error:
+            await stream.send(encode_error(NO_REQUEST, error), end=True)
+            return
+        if isinstance(request, OpenWatch):
+            await self._serve_watch(_peer(connection), stream, request)
+            return
+        self._requests += 1
+        try:
+            if isinstance(request, Hello):
+                await self._welcome(connection, stream, request_id, request)
+            else:
+                with trio.move_on_after(deadline_ms / _MS_PER_S) as patience:
+                    await self._answer(_peer(connection), stream, request_id, request, len(frame))
+                if patience.cancelled_caught:
+                    stream.reset(NO_ERROR)
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._no_requests.set()
+
+    async def drain(self) -> None:
+        """Refuse new requests, and return when those under way are answered, or after DRAIN_S.
+
+        Watches end with their connections.
+        """
+        self._is_draining = True
+        with trio.move_on_after(DRAIN_S):
+            while self._requests:
+                self._no_requests = trio.Event()
+                await self._no_requests.wait()
+
+    async def _answer(
+        self, peer: _Peer, stream: QuicStream, request_id: int, request: Request, size_bytes: int
+    ) -> None:
+        try:
+            session = self._session(peer)
+            with session.request(size_bytes) as work:
+                outcome = await _CALLS[type(request)](session, request)
+                reply = encode_reply(request_id, request, outcome)
+                if len(reply) > UNCOUNTED_REPLY_BYTES:
+                    work.add(len(reply))
+                await stream.send(reply, end=True)
+        except ConnectionLostError:
+            raise
+        except AspenKvError as error:
+            if isinstance(error, EngineError):
+                log.warning("a request failed: %s", error)
+            await stream.send(encode_error(request_id, error), end=True)
+        except Exception:
+            log.exception("a request of type %s failed", type(request).__name__)
+            failure = EngineError("internal error of the server: its log says more")
+            await stream.send(encode_error(request_id, failure), end=True)
+
+    def _session(self, peer: _Peer) -> RemoteSession:
+        if self._is_draining:
+            raise UnavailableError("the server is about to end: ask another, or later")
+        if peer.session is None:
+            raise AccessDeniedError("no ticket was shown on this connection")
+        return peer.session
+
+    async def _welcome(
+        self, connection: QuicConnection, stream: QuicStream, request_id: int, hello: Hello
+    ) -> None:
+        peer = _peer(connection)
+        try:
+            if self._is_draining:
+                raise UnavailableError("the server is about to end: ask another, or later")
+            if peer.session is not None or peer.is_welcoming:
+                raise AccessDeniedError("a ticket was already shown on this connection")
+            peer.is_welcoming = True
+            grant = self._service.authenticate(hello.ticket_id, hello.secret)
+            host, port = connection.peer_address[:2]
+            session = await self._service.attach(
+                hello.session, hello.ticket_id, grant, hello.client, str(Endpoint(host, port))
+            )
+        except AspenKvError as error:
+            log.info("refused a client: %s", error)
+            await stream.send(encode_error(request_id, error), end=True)
+            return
+        if connection.closed.is_set():  # meanwhile
+            session.detach()
+            return
+        peer.session = session
+        connection.admit()
+        assert self._nursery is not None, "run() comes first"
+        self._nursery.start_soon(_hang_up_when_over, connection, session)
+        reply = HelloReply(
+            server_id=self._server_id,
+            version=VERSION,
+            prefix=grant.prefix,
+            can_write=grant.can_write,
+            is_admin=grant.is_admin,
+            session_is_new=session.is_new,
+            started_revision=session.started_revision,
+            slots_max=SLOTS_MAX,
+            requests_max=SESSION_REQUESTS_MAX,
+        )
+        await stream.send(encode_reply(request_id, hello, reply), end=True)
+
+    async def _serve_watch(self, peer: _Peer, stream: QuicStream, request: OpenWatch) -> None:
+        """Send events until the client resets the stream; the driver then cancels this task."""
+        try:
+            session = self._session(peer)
+            async with session.watch(
+                request.prefix,
+                request.from_revision,
+                values=request.values,
+                skip_own=request.skip_own,
+            ) as watch:
+                await _send_events(watch, stream)
+        except ConnectionLostError:
+            raise
+        except AspenKvError as error:
+            await stream.send(encode_watch_message(error), end=True)
+
+
+async def _send_events(watch: Watch, stream: QuicStream) -> None:
+    revision = watch.revision
+    await stream.send(encode_watch_message(WatchOpened(revision)))
+    events = aiter(watch)
+    while True:
+        with trio.move_on_after(WATCH_PROGRESS_S):
+            event = await anext(events)
+            revision = event.revision
+            await stream.send(encode_watch_message(event))
+            continue
+        if watch.revision > revision:
+            revision = watch.revision
+            await stream.send(encode_watch_message(WatchProgress(revision)))
+
+
+async def _hang_up_when_over(connection: QuicConnection, session: RemoteSession) -> None:
+    """Close a connection when its client's session ends before it."""
+    async with trio.open_nursery() as nursery:
+
+        async def until_closed() -> None:
+            await connection.closed.wait()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(until_closed)
+        await session.ended.wait()
+        connection.close(NO_ERROR, str(session.failure or ""))
+
+
+def _peer(connection: QuicConnection) -> _Peer:
+    peer = connection.state
+    assert isinstance(peer, _Peer), "connected() comes first"
+    return peer
+
+
+async def _get(session: RemoteSession, request: Get) -> object:
+    return await session.get(request.keys, bulk=request.bulk)
+
+
+async def _scan(session: RemoteSession, request: Scan) -> object:
+    return await session.scan(
+        request.start,
+        request.end,
+        limit=request.limit,
+        keys_only=request.keys_only,
+        reverse=request.reverse,
+        continuation=request.continuation,
+    )
+
+
+async def _commit(session: RemoteSession, request: Commit) -> object:
+    return await session.commit(request.checks, request.ops, request.slot)
+
+
+async def _lease(session: RemoteSession, request: GrantLease) -> object:
+    return await session.lease(request.ttl_s)
+
+
+async def _keepalive(session: RemoteSession, request: Keepalive) -> None:
+    await session.keepalive(request.lease)
+
+
+async def _revoke(session: RemoteSession, request: Revoke) -> None:
+    await session.revoke(request.lease)
+
+
+async def _revision(session: RemoteSession, _request: ReadRevision) -> object:
+    return await session.revision()
+
+
+async def _sync(session: RemoteSession, _request: Sync) -> None:
+    await session.sync()
+
+
+async def _status(session: RemoteSession, _request: ReadStatus) -> object:
+    return await session.status()
+
+
+async def _bye(session: RemoteSession, _request: Bye) -> None:
+    await session.end()
+
+
+async def _create_ticket(session: RemoteSession, request: CreateTicket) -> object:
+    grant = Grant(request.prefix, can_write=request.can_write, is_admin=request.is_admin)
+    return await session.create_ticket(grant, label=request.label, expires_s=request.expires_s)
+
+
+async def _list_tickets(session: RemoteSession, _request: ListTickets) -> object:
+    return await session.list_tickets()
+
+
+async def _revoke_ticket(session: RemoteSession, request: RevokeTicket) -> None:
+    await session.revoke_ticket(request.ticket_id)
+
+
+_CALLS: Final[dict[type, Answer]] = {
+    Get: _get,
+    Scan: _scan,
+    Commit: _commit,
+    GrantLease: _lease,
+    Keepalive: _keepalive,
+    Revoke: _revoke,
+    ReadRevision: _revision,
+    Sync: _sync,
+    ReadStatus: _status,
+    Bye: _bye,
+    CreateTicket: _create_ticket,
+    ListTickets: _list_tickets,
+    RevokeTicket: _revoke_ticket,
+}
