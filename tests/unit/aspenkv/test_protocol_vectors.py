@@ -13,6 +13,7 @@ import pytest
 from aspenkv import contract, errors, limits
 from aspenkv.errors import AspenKvError
 from aspenkv.protocol import (
+    RequestFrame,
     WatchDecoder,
     WatchOpened,
     decode_reply,
@@ -144,7 +145,7 @@ def test_a_request_is_encoded_and_decoded_as_documented(example: Mapping[str, An
     head = (example["request_id"], example["deadline_ms"])
     assert encode_request(*head, request) == example["hex"]
     decoded = decode_request(example["hex"])
-    assert decoded == (*head, request)
+    assert decoded == RequestFrame(*head, request)
     assert type(decoded.request) is type(request)
 
 
