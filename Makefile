@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 MNT ?= /mnt/aspen
 VENV := .venv
 BIN := $(VENV)/bin
+# How long `make fuzz` takes for each target.
+SECONDS ?= 60
 # What `make test` hands to pytest, `make bench` to the benchmark, `make mount` to aspenfs.
 ARGS ?=
 
@@ -33,6 +35,10 @@ $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 
 $(VENV)/.bench: requirements-bench.lock $(VENV)/.run
 	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-bench.lock
+	@touch $@
+
+$(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-fuzz.lock
 	@touch $@
 
 $(VENV)/.posix: $(VENV)/.run
@@ -82,6 +88,10 @@ test-fast: $(VENV)/.dev ## Run the tests that need neither a mount nor patience
 
 .PHONY: verify
 verify: check test ## All that a change must pass
+
+.PHONY: fuzz
+fuzz: $(VENV)/.fuzz ## Fuzz every decoder for SECONDS=60 each; ARGS="request" only one
+	@$(BIN)/python -m fuzz --seconds "$(SECONDS)" $(ARGS)
 
 .PHONY: posix
 posix: $(VENV)/.posix ## Run the POSIX suite pjdfstest on a mount: SUITE=its checkout, as root

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgpack
 
@@ -43,7 +43,7 @@ def unpack(frame: bytes | bytearray | memoryview, bytes_max: int) -> tuple[Any, 
     size = len(frame)
     if not 0 < size <= bytes_max:
         raise RemoteProtocolError(f"a frame of {size} bytes: 1 to {bytes_max} are allowed")
-    # Containers may be empty at most, and those are refused by their type later on.
+    # Arrays and maps may be empty at most, and those are refused by their type later on.
     unpacker = msgpack.Unpacker(
         read_size=size,
         max_buffer_size=size,
@@ -51,6 +51,7 @@ def unpack(frame: bytes | bytearray | memoryview, bytes_max: int) -> tuple[Any, 
         max_array_len=0,
         max_map_len=0,
         max_ext_len=0,
+        ext_hook=_refuse_extension,
     )
     unpacker.feed(frame)
     try:
@@ -68,3 +69,7 @@ def unpack(frame: bytes | bytearray | memoryview, bytes_max: int) -> tuple[Any, 
             "a frame has no version, too many fields, or not as many as it says"
         )
     return fields
+
+
+def _refuse_extension(code: int, _data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code}")
