@@ -278,6 +278,10 @@ class Pool:
         """Return a connection that counts the call as its load until :meth:`_release`."""
         if self._is_closed:
             raise _closed()
+        self._carried[kind] += 1
+        connection = self._table.take(kind)
+        if connection is not None:
+            return connection
         waiter = Waiter[OpenConnection](kind)
         if not self._table.enqueue(waiter):
             raise BusyError(f"{POOL_WAITING_MAX} calls wait for the server already")
@@ -287,7 +291,6 @@ class Pool:
         if waiter.error is not None:
             raise waiter.error.with_traceback(None)  # else it grows with each call that gets it
         assert waiter.connection is not None, "it waits until it is settled"
-        self._carried[kind] += 1
         return waiter.connection
 
     async def _wait(self, waiter: Waiter[OpenConnection], deadline_s: float) -> None:
@@ -315,8 +318,8 @@ class Pool:
         return f"no server could be reached in time ({'; '.join(reasons)})"
 
     def _release(self, connection: Connection[OpenConnection], kind: Kind) -> None:
-        self._table.release(connection, kind, trio.current_time())
-        self._advance()
+        if self._table.release(connection, kind, trio.current_time()):
+            self._advance()
 
     @contextmanager
     def _judging(self, connection: Connection[OpenConnection], deadline_s: float) -> Iterator[None]:
@@ -331,6 +334,7 @@ class Pool:
         except (UnavailableError, ClosedError) as error:
             if trio.current_time() < deadline_s:
                 self._table.leave(connection)
+                self._advance()
             raise UnavailableError(f"the server is about to end: {error}") from error
         except AspenKvError:
             self._table.proved(connection)
@@ -385,7 +389,8 @@ class Pool:
             is_refusing=isinstance(error, _REFUSALS),
         )
         self._advance()
-        if not self._is_connected and not self._is_outage_logged:
+        is_outage = all(health.failures for health in self._table.endpoints)
+        if is_outage and not self._is_connected and not self._is_outage_logged:
             self._is_outage_logged = True
             endpoint = self._endpoints[connection.endpoint]
             log.warning("no server can be reached (%s: %s); trying again", endpoint, error)
