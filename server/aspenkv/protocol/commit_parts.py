@@ -17,8 +17,8 @@ from aspenkv.contract import (
     RevisionIs,
     SlotUse,
 )
-from aspenkv.errors import InvalidRequestError, RemoteProtocolError
-from aspenkv.protocol.fields import BYTES, I64, OPTIONAL_U64, U64, Row
+from aspenkv.errors import RemoteProtocolError
+from aspenkv.protocol.fields import BYTES, I64, OPTIONAL_U64, U64, VALUE, Row
 from aspenkv.protocol.messages import Commit
 
 _REVISION_IS: Final = 1
@@ -43,10 +43,10 @@ _CHECKS: Final[dict[int, Row[Any]]] = {
     _RANGE_EMPTY: Row(RangeEmpty, start=BYTES, end=BYTES),
 }
 _OPS: Final[dict[int, Row[Any]]] = {
-    _PUT: Row(Put, key=BYTES, value=BYTES, lease=U64),
+    _PUT: Row(Put, key=BYTES, value=VALUE, lease=U64),
     _DELETE: Row(Delete, key=BYTES),
     _DELETE_RANGE: Row(DeleteRange, start=BYTES, end=BYTES),
-    _PATCH: Row(Patch, key=BYTES, offset=U64, data=BYTES, truncate_to=OPTIONAL_U64),
+    _PATCH: Row(Patch, key=BYTES, offset=U64, data=VALUE, truncate_to=OPTIONAL_U64),
     _ADD: Row(Add, key=BYTES, delta=I64),
 }
 
@@ -59,19 +59,14 @@ def to_fields(commit: Commit) -> list[object]:
     """Return slot and sequence (or nil twice), the number of checks, then all parts.
 
     Raises:
-        InvalidRequestError: a check stands where an operation must, or the other way round.
+        RemoteProtocolError: no server would take its slot, or a part of it.
     """
     checks, ops, slot = commit
     fields: list[object] = [*(slot or _NO_SLOT), len(checks)]
-    try:
-        for check in checks:
-            fields.append(_CHECK_KINDS[type(check)])
-            fields += check
-        for op in ops:
-            fields.append(_OP_KINDS[type(op)])
-            fields += op
-    except KeyError as error:
-        raise InvalidRequestError(f"{error} is no check, or no operation, of a commit") from error
+    if slot is not None:
+        _SLOT_USE.check(slot)
+    _add_parts(fields, checks, _CHECK_KINDS, _CHECKS)
+    _add_parts(fields, ops, _OP_KINDS, _OPS)
     return fields
 
 
@@ -95,6 +90,21 @@ def from_fields(fields: Sequence[Any]) -> Commit:
         at = _read_part(fields, at, _OPS, ops)
     has_slot = slot is not None or sequence is not None
     return Commit(checks, ops, _SLOT_USE.read((slot, sequence)) if has_slot else None)
+
+
+def _add_parts(
+    fields: list[object],
+    parts: Sequence[Check] | Sequence[Op],
+    kinds: Mapping[type, int],
+    rows: Mapping[int, Row[Any]],
+) -> None:
+    for part in parts:
+        kind = kinds.get(type(part))
+        if kind is None:
+            raise RemoteProtocolError(f"{type(part).__name__} stands where it must not in a commit")
+        rows[kind].check(part)
+        fields.append(kind)
+        fields += part
 
 
 def _read_part(

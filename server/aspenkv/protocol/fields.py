@@ -74,6 +74,7 @@ OPTIONAL_REAL: Final = Field(
 )
 BOOL: Final = Field("a boolean", bool)
 BYTES: Final = Field("a byte string", bytes)
+VALUE: Final = Field("a byte string", bytes, memoryview)  # memoryview only on its way out
 OPTIONAL_BYTES: Final = Field("a byte string or nil", bytes, NoneType)
 BYTES_16: Final = bytes_of(16)
 BYTES_32: Final = bytes_of(32)

@@ -64,6 +64,7 @@ def encode_request(request_id: int, deadline_ms: int, request: Request) -> bytes
             fields = commit_parts.to_fields(request)
         elif isinstance(request, Get):
             fields = (request.bulk, *request.keys)
+            _get(fields)
         else:
             REQUEST_ROWS[kind].check(request)
             fields = request

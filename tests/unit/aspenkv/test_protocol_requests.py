@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aspenkv import limits
-from aspenkv.contract import Delete, Patch, Put, RangeEmpty, RevisionIs, SlotUse
+from aspenkv.contract import Add, Delete, Patch, Put, RangeEmpty, RevisionIs, SlotUse
 from aspenkv.errors import (
     InvalidRequestError,
     ProtocolVersionError,
@@ -188,11 +188,17 @@ def test_what_is_no_get_is_refused(fields: tuple[Any, ...]) -> None:
     "request_",
     [
         Commit([], [Put(b"key", b"", 2**64)], None),
-        Commit([], [Patch(b"key", -(2**64), b"")], None),
+        Commit([], [Patch(b"key", -1, b"")], None),
+        Commit([], [Patch(b"key", 0, b"", -1)], None),
+        Commit([], [Add(b"key", limits.COUNTER_MAX + 1)], None),
+        Commit([], [Add(b"key", limits.COUNTER_MIN - 1)], None),
+        Commit([], [Put("key", b"")], None),  # type: ignore[arg-type]
+        Commit([], [], SlotUse(-1, 1)),
         Commit([], [RevisionIs(b"key", 0)], None),  # type: ignore[list-item]
         Commit([Put(b"key", b"")], [], None),  # type: ignore[list-item]
         Commit([], [Put(b"key", object())], None),  # type: ignore[arg-type]
         Get([object()], bulk=False),  # type: ignore[list-item]
+        Get(["key"], bulk=False),  # type: ignore[list-item]
         Scan(b"a", b"b", -1, keys_only=False, reverse=False, continuation=None),
         OpenWatch(b"", -1, values=False, skip_own=False),
         GrantLease(float("nan")),
