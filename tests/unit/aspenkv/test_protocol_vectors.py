@@ -26,6 +26,7 @@ from aspenkv.protocol import (
 )
 from aspenkv.protocol.error_codes import error_of
 from aspenkv.protocol.layouts import KINDS
+from aspenkv.quic import errors as quic_errors
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "protocol.md").read_text()
 TEXTS = {"client", "label", "engine", "address", "members", "message", "type", "to", "kind"}
@@ -220,3 +221,10 @@ def test_the_table_of_limits_has_their_values() -> None:
     assert {name: int(number.replace(",", "")) for name, number in rows} == {
         name: getattr(limits, name) for name, _ in rows
     }
+
+
+def test_the_table_of_the_transport_has_the_codes_of_its_driver() -> None:
+    table = section("Connections").partition("| code |")[2]
+    codes = re.findall(r"^\| (\d+) \|", table, re.MULTILINE)
+    driver = {name: code for name, code in vars(quic_errors).items() if name.isupper()}
+    assert list(map(int, codes)) == sorted(driver.values())
