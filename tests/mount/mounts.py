@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 
 from aspenfs.cli.report import wait_for_report
+from aspenfs.config import state_dir_of_mount
 from aspenfs.control import connect, serving_process
 from aspenfs.mountpoint import Answer, mount_at, probe, read_mounts, unmount, unmount_by_force
 
@@ -45,12 +46,12 @@ def succeed(*arguments: str | Path, stdin: bytes = b"", **options: Any) -> bytes
     return done.stdout
 
 
-def control_call(data_dir: Path, name: str, **arguments: object) -> Any:
+def control_call(state_dir: Path, name: str, **arguments: object) -> Any:
     """Make one control call of a mount."""
 
     async def call() -> Any:
         with trio.fail_after(TIMEOUT_S):
-            async with connect(data_dir) as client:
+            async with connect(state_dir) as client:
                 return await client.call(name, **arguments)
 
     return trio.run(call)
@@ -67,20 +68,47 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 class Mount:
-    """A mount in the foreground of a child process, on ``mnt`` and ``data`` of a directory.
+    """A mount in the foreground of a child process, on ``mnt`` of a directory.
+
+    It hosts the store in ``data`` of that directory, unless it has a ticket for another's. A
+    ``prefix`` is a program, such as nsenter(1), that runs the command after it.
 
     ``expected_log`` holds regular expressions of log lines at WARNING and above that a test causes
     on purpose.
     """
 
-    def __init__(self, directory: Path, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        arguments: Sequence[str] = (),
+        *,
+        ticket_file: Path | None = None,
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.mountpoint = directory / "mnt"
         self.data_dir = directory / "data"
         self.log = directory / "log"
         self.expected_log: list[str] = []
+        self.ticket_file = ticket_file
         self._arguments = tuple(arguments)
+        self._prefix = tuple(prefix)
         self._process: subprocess.Popen[bytes] | None = None
         self.mountpoint.mkdir(exist_ok=True)
+
+    @property
+    def store_option(self) -> str:
+        """The option that names its store, for this command and others."""
+        if self.ticket_file is None:
+            return f"--data={self.data_dir}"
+        return f"--ticket={self.ticket_file}"
+
+    @property
+    def state_dir(self) -> Path:
+        """Where its control socket is."""
+        if self.ticket_file is None:
+            return self.data_dir
+        privileged = os.geteuid() == 0
+        return state_dir_of_mount(self.mountpoint.resolve(), os.environ, privileged=privileged)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -95,10 +123,11 @@ class Mount:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self._prefix,
                     *_ASPENFS,
                     "mount",
                     self.mountpoint,
-                    f"--data={self.data_dir}",
+                    self.store_option,
                     f"--report-to={writing}",
                     *self._arguments,
                 ],
@@ -116,7 +145,7 @@ class Mount:
 
     def status(self) -> dict[str, Any]:
         """Return what ``aspenfs status`` knows."""
-        status: dict[str, Any] = control_call(self.data_dir, "status")
+        status: dict[str, Any] = control_call(self.state_dir, "status")
         return status
 
     def wait(self) -> int:
@@ -177,10 +206,16 @@ def _kill(pid: int) -> None:
 
 
 @contextmanager
-def mounting(directory: Path, *arguments: str) -> Iterator[Mount]:
+def mounting(
+    directory: Path,
+    *arguments: str,
+    ticket_file: Path | None = None,
+    prefix: Sequence[str] = (),
+) -> Iterator[Mount]:
     """Mount below a directory, and afterwards unmount and check, unless the test has done so."""
+    directory.mkdir(exist_ok=True)
     with clean_directory(directory):
-        mount = Mount(directory, arguments)
+        mount = Mount(directory, arguments, ticket_file=ticket_file, prefix=prefix)
         mount.start()
         try:
             yield mount

@@ -74,14 +74,24 @@ class Server:
     def stop(self) -> None:
         """End it as an operator would."""
         self.process.terminate()
-        assert self.process.wait(TIMEOUT_S) == 0, self.log.read_text()
-        self._process = None
+        assert self._wait() == 0, self.log.read_text()
 
     def kill(self) -> None:
         """End it as a crash would."""
         self.process.kill()
-        assert self.process.wait(TIMEOUT_S) == -signal.SIGKILL
+        assert self._wait() == -signal.SIGKILL
+
+    def abandon(self) -> None:
+        """Leave nothing of it, in whatever state it is."""
+        if self.is_running:
+            self.process.kill()
+            self._wait()
+
+    def _wait(self) -> int:
+        with self.process:  # closes its output
+            code = self.process.wait(TIMEOUT_S)
         self._process = None
+        return code
 
     @property
     def is_running(self) -> bool:
@@ -98,9 +108,7 @@ def serving(directory: Path, *arguments: str, prefix: Sequence[str] = ()) -> Ite
         if server.is_running:
             server.stop()
     finally:
-        if server.is_running:
-            server.process.kill()
-            server.process.wait(TIMEOUT_S)
+        server.abandon()
 
 
 class RelayProcess:
