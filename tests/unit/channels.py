@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+from trio.testing import MockClock
 
 from aspenkv.contract import Watch, WatchEvent
 from aspenkv.errors import ConnectionLostError, UnavailableError
@@ -41,8 +42,9 @@ async def nothing(_channel: FakeChannel, _request: Request) -> None:
 class FakeServer:
     """A server behind one endpoint, which answers as its test says."""
 
-    def __init__(self, nursery: trio.Nursery, sessions: set[bytes]) -> None:
+    def __init__(self, nursery: trio.Nursery, clock: MockClock, sessions: set[bytes]) -> None:
         self._nursery = nursery
+        self._clock = clock
         self._sessions = sessions  # that the store knows, by whichever server
         self.answer: Answer = nothing
         self.hello = HELLO
@@ -50,6 +52,9 @@ class FakeServer:
         self.is_silent = False  # to dials
         self.dialed_s: list[float] = []
         self.channels: list[FakeChannel] = []
+
+    def note_dial(self) -> None:
+        self.dialed_s.append(self._clock.current_time())
 
     @property
     def open_channels(self) -> list[FakeChannel]:
@@ -183,10 +188,10 @@ class FakeWatch:
 class Network:
     """All servers of one store."""
 
-    def __init__(self, nursery: trio.Nursery, count: int = 1) -> None:
+    def __init__(self, nursery: trio.Nursery, clock: MockClock, count: int = 1) -> None:
         self.sessions: set[bytes] = set()
         self.servers = {
-            Endpoint(f"server{number}", 7400): FakeServer(nursery, self.sessions)
+            Endpoint(f"server{number}", 7400): FakeServer(nursery, clock, self.sessions)
             for number in range(count)
         }
 
@@ -220,7 +225,7 @@ class Network:
         self, endpoint: Endpoint, session: bytes, deadline_s: float, /
     ) -> AsyncIterator[FakeChannel]:
         server = self.servers[endpoint]
-        server.dialed_s.append(trio.current_time())
+        server.note_dial()
         if server.is_silent:
             await trio.sleep_until(deadline_s)
             raise UnavailableError("no answer")

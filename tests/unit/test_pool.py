@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aspenfs.connections import Kind
 from aspenfs.limits import (
@@ -42,11 +42,15 @@ from aspenkv.errors import (
 from aspenkv.protocol import Bye, Get, HelloReply, OpenWatch, ReadRevision, Request
 from tests.unit.channels import FakeChannel, FakeServer, Network
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
 SMALL = ReadRevision()
 BULK = Get((b"chunk",), bulk=True)
 WATCH = OpenWatch(b"p/", None, values=False, skip_own=False)
+
+
+@pytest.fixture
+def clock(autojump_clock: MockClock) -> MockClock:
+    """Virtual time, which passes whenever all tasks wait."""
+    return autojump_clock
 
 
 class Hold:
@@ -61,10 +65,10 @@ class Hold:
 
 @asynccontextmanager
 async def pooled(
-    endpoints: int = 1, on_hello: Callable[[HelloReply], None] = lambda _: None
+    clock: MockClock, endpoints: int = 1, on_hello: Callable[[HelloReply], None] = lambda _: None
 ) -> AsyncIterator[tuple[Pool, Network]]:
     async with trio.open_nursery() as nursery:
-        network = Network(nursery, endpoints)
+        network = Network(nursery, clock, endpoints)
         async with open_pool(network.endpoints, network.dial, on_hello=on_hello) as pool:
             yield pool, network
         nursery.cancel_scope.cancel()
@@ -91,8 +95,8 @@ def in_flight(network: Network) -> list[int]:
 # --- growth --------------------------------------------------------------------------------------
 
 
-async def test_no_connection_is_opened_before_the_first_call() -> None:
-    async with pooled() as (pool, network):
+async def test_no_connection_is_opened_before_the_first_call(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         await wait_all_tasks_blocked()
         assert network.channels == []
         assert not pool.is_connected
@@ -101,15 +105,17 @@ async def test_no_connection_is_opened_before_the_first_call() -> None:
         assert pool.is_connected
 
 
-async def test_calls_one_after_the_other_share_one_connection() -> None:
-    async with pooled() as (pool, network):
+async def test_calls_one_after_the_other_share_one_connection(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         for _ in range(100):
             await call(pool)
         assert len(network.channels) == 1
 
 
-async def test_load_opens_more_connections_up_to_the_limit_and_shares_itself_out() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_load_opens_more_connections_up_to_the_limit_and_shares_itself_out(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         network.server.answer = hold = Hold()
         results: list[object] = []
         count = 2 * POOL_SMALL_CALLS * POOL_CONNECTIONS_MAX
@@ -123,16 +129,16 @@ async def test_load_opens_more_connections_up_to_the_limit_and_shares_itself_out
     assert results == [None] * count
 
 
-async def test_a_burst_of_first_calls_waits_for_one_dial() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_a_burst_of_first_calls_waits_for_one_dial(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         for _ in range(POOL_SMALL_CALLS):
             nursery.start_soon(call, pool)
         await wait_all_tasks_blocked()
         assert len(network.server.dialed_s) == 1
 
 
-async def test_calls_beyond_what_the_server_takes_of_one_client_wait() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_calls_beyond_what_the_server_takes_of_one_client_wait(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         network.server.hello = network.server.hello._replace(requests_max=3)
         network.server.answer = hold = Hold()
         for _ in range(10):
@@ -146,8 +152,8 @@ async def test_calls_beyond_what_the_server_takes_of_one_client_wait() -> None:
         assert max(channel.calls_in_flight_max for channel in network.channels) == 3
 
 
-async def test_too_many_waiting_calls_are_busy() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_too_many_waiting_calls_are_busy(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         network.server.is_silent = True
         for _ in range(POOL_WAITING_MAX):
             nursery.start_soon(call_into, [], pool)
@@ -160,8 +166,10 @@ async def test_too_many_waiting_calls_are_busy() -> None:
 # --- small and bulk ------------------------------------------------------------------------------
 
 
-async def test_small_calls_never_share_a_connection_with_bulk_once_there_are_two() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_small_calls_never_share_a_connection_with_bulk_once_there_are_two(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         await call(pool)
         network.server.answer = hold = Hold()
         nursery.start_soon(call, pool, BULK)
@@ -177,8 +185,10 @@ async def test_small_calls_never_share_a_connection_with_bulk_once_there_are_two
         hold.opened.set()
 
 
-async def test_bulk_leaves_one_connection_to_small_calls_however_much_there_is() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_bulk_leaves_one_connection_to_small_calls_however_much_there_is(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         await call(pool)
         network.server.answer = hold = Hold()
         for _ in range(100):
@@ -194,8 +204,10 @@ async def test_bulk_leaves_one_connection_to_small_calls_however_much_there_is()
         hold.opened.set()
 
 
-async def test_bulk_connections_that_stay_idle_are_closed_and_the_last_small_one_is_kept() -> None:
-    async with pooled() as (pool, network):
+async def test_bulk_connections_that_stay_idle_are_closed_and_the_last_small_one_is_kept(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network):
         async with trio.open_nursery() as nursery:
             network.server.answer = hold = Hold()
             for _ in range(3 * POOL_SMALL_CALLS):
@@ -220,8 +232,8 @@ async def test_bulk_connections_that_stay_idle_are_closed_and_the_last_small_one
 # --- loss, back-off, failover --------------------------------------------------------------------
 
 
-async def test_a_lost_connection_is_replaced_before_a_call_asks_for_it() -> None:
-    async with pooled() as (pool, network):
+async def test_a_lost_connection_is_replaced_before_a_call_asks_for_it(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         await call(pool)
         network.server.drop_connections()
         await wait_all_tasks_blocked()
@@ -229,8 +241,10 @@ async def test_a_lost_connection_is_replaced_before_a_call_asks_for_it() -> None
         assert pool.statistics().lost == 1
 
 
-async def test_a_call_whose_connection_breaks_fails_and_the_connection_is_given_up() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_a_call_whose_connection_breaks_fails_and_the_connection_is_given_up(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         await call(pool)
         network.server.answer = Hold()
         results: list[object] = []
@@ -243,8 +257,8 @@ async def test_a_call_whose_connection_breaks_fails_and_the_connection_is_given_
         nursery.cancel_scope.cancel()
 
 
-async def test_one_lost_call_takes_its_connection_with_it() -> None:
-    async with pooled() as (pool, network):
+async def test_one_lost_call_takes_its_connection_with_it(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         await call(pool)
 
         async def lose(_channel: FakeChannel, _request: Request) -> None:
@@ -256,18 +270,20 @@ async def test_one_lost_call_takes_its_connection_with_it() -> None:
         assert network.channels[0].closed.is_set()
 
 
-async def test_a_call_that_runs_out_of_time_does_not_cost_the_others_their_connection() -> None:
-    async with pooled() as (pool, network):
+async def test_a_call_that_runs_out_of_time_does_not_cost_the_others_their_connection(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network):
         network.server.answer = Hold()
         with pytest.raises(ConnectionLostError):
             await call(pool, timeout_s=1)
-        assert trio.current_time() == pytest.approx(1)
+        assert clock.current_time() == pytest.approx(1)
         assert len(network.open_channels) == 1
 
 
 @pytest.mark.logs("no server can be reached")
-async def test_dials_back_off_while_the_server_is_away() -> None:
-    async with pooled() as (pool, network):
+async def test_dials_back_off_while_the_server_is_away(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         await call(pool)
         network.server.go_away()
         await wait_all_tasks_blocked()
@@ -280,15 +296,15 @@ async def test_dials_back_off_while_the_server_is_away() -> None:
         assert min(pauses[-5:]) >= POOL_BACKOFF_MAX_S / 2
         assert pauses[0] < 0.2
         network.server.come_back()
-        start_s = trio.current_time()
+        start_s = clock.current_time()
         await call(pool)
-        assert trio.current_time() - start_s <= POOL_BACKOFF_MAX_S
+        assert clock.current_time() - start_s <= POOL_BACKOFF_MAX_S
 
 
 @pytest.mark.logs("no server can be reached")
-async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture, clock: MockClock) -> None:
     caplog.set_level("INFO")
-    async with pooled() as (pool, network):
+    async with pooled(clock) as (pool, network):
         network.server.go_away()
         with pytest.raises(UnavailableError):
             await call(pool)
@@ -301,8 +317,8 @@ async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     ]
 
 
-async def test_a_server_that_drops_every_connection_is_backed_off_from() -> None:
-    async with pooled() as (pool, network):
+async def test_a_server_that_drops_every_connection_is_backed_off_from(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
 
         async def drop(channel: FakeChannel, _request: Request) -> None:
             channel.close()
@@ -316,8 +332,8 @@ async def test_a_server_that_drops_every_connection_is_backed_off_from() -> None
 
 
 @pytest.mark.logs("no server can be reached")
-async def test_only_one_dial_is_under_way_while_there_is_no_connection() -> None:
-    async with pooled(3) as (pool, network), trio.open_nursery() as nursery:
+async def test_only_one_dial_is_under_way_while_there_is_no_connection(clock: MockClock) -> None:
+    async with pooled(clock, 3) as (pool, network), trio.open_nursery() as nursery:
         for server in network.servers.values():
             server.is_silent = True
         for request in (SMALL, BULK) * 40:
@@ -328,8 +344,8 @@ async def test_only_one_dial_is_under_way_while_there_is_no_connection() -> None
         nursery.cancel_scope.cancel()
 
 
-async def test_another_endpoint_takes_over_at_once() -> None:
-    async with pooled(2) as (pool, network):
+async def test_another_endpoint_takes_over_at_once(clock: MockClock) -> None:
+    async with pooled(clock, 2) as (pool, network):
         first, second = network.servers.values()
         await call(pool)
         assert (len(first.channels), len(second.channels)) == (1, 0)
@@ -340,8 +356,8 @@ async def test_another_endpoint_takes_over_at_once() -> None:
         assert len(second.open_channels) == 1
 
 
-async def test_a_failing_endpoint_is_left_alone_while_others_work() -> None:
-    async with pooled(2) as (pool, network), trio.open_nursery() as nursery:
+async def test_a_failing_endpoint_is_left_alone_while_others_work(clock: MockClock) -> None:
+    async with pooled(clock, 2) as (pool, network), trio.open_nursery() as nursery:
         first, second = network.servers.values()
         first.dial_failure = UnavailableError("connection refused")
         second.answer = hold = Hold()
@@ -353,8 +369,8 @@ async def test_a_failing_endpoint_is_left_alone_while_others_work() -> None:
         hold.opened.set()
 
 
-async def test_connections_are_spread_over_all_endpoints() -> None:
-    async with pooled(3) as (pool, network), trio.open_nursery() as nursery:
+async def test_connections_are_spread_over_all_endpoints(clock: MockClock) -> None:
+    async with pooled(clock, 3) as (pool, network), trio.open_nursery() as nursery:
         hold = Hold()
         for server in network.servers.values():
             server.answer = hold
@@ -365,8 +381,10 @@ async def test_connections_are_spread_over_all_endpoints() -> None:
         hold.opened.set()
 
 
-async def test_a_server_that_is_about_to_end_gets_no_new_calls_and_ends_those_it_has() -> None:
-    async with pooled(2) as (pool, network), trio.open_nursery() as nursery:
+async def test_a_server_that_is_about_to_end_gets_no_new_calls_and_ends_those_it_has(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock, 2) as (pool, network), trio.open_nursery() as nursery:
         first, second = network.servers.values()
         first.answer = hold = Hold()
         results: list[object] = []
@@ -389,8 +407,8 @@ async def test_a_server_that_is_about_to_end_gets_no_new_calls_and_ends_those_it
         assert first.open_channels == []
 
 
-async def test_a_closed_service_is_left_too() -> None:
-    async with pooled(2) as (pool, network):
+async def test_a_closed_service_is_left_too(clock: MockClock) -> None:
+    async with pooled(clock, 2) as (pool, network):
         await call(pool)
 
         async def end(_channel: FakeChannel, _request: Request) -> None:
@@ -414,15 +432,17 @@ async def test_a_closed_service_is_left_too() -> None:
         ProtocolVersionError("version 9 wanted"),
     ],
 )
-async def test_a_refusal_ends_the_wait_of_all_callers_at_once(error: AspenKvError) -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_a_refusal_ends_the_wait_of_all_callers_at_once(
+    error: AspenKvError, clock: MockClock
+) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         network.server.dial_failure = error
         results: list[object] = []
         for _ in range(5):
             nursery.start_soon(call_into, results, pool)
         await wait_all_tasks_blocked()
         assert [type(result) for result in results] == [type(error)] * 5
-        assert trio.current_time() == 0
+        assert clock.current_time() == 0
         with pytest.raises(type(error)):
             await call(pool)
         assert len(network.server.dialed_s) == 1, "the next call does not knock again so soon"
@@ -433,8 +453,10 @@ async def test_a_refusal_ends_the_wait_of_all_callers_at_once(error: AspenKvErro
 
 
 @pytest.mark.logs("no server can be reached")
-async def test_one_refusing_endpoint_does_not_hide_another_that_may_come_back() -> None:
-    async with pooled(2) as (pool, network), trio.open_nursery() as nursery:
+async def test_one_refusing_endpoint_does_not_hide_another_that_may_come_back(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock, 2) as (pool, network), trio.open_nursery() as nursery:
         first, second = network.servers.values()
         first.dial_failure = ServerKeyError("another server")
         second.go_away()
@@ -445,8 +467,8 @@ async def test_one_refusing_endpoint_does_not_hide_another_that_may_come_back() 
 
 
 @pytest.mark.logs("no server can be reached")
-async def test_the_reasons_of_all_endpoints_are_named() -> None:
-    async with pooled(2) as (pool, network):
+async def test_the_reasons_of_all_endpoints_are_named(clock: MockClock) -> None:
+    async with pooled(clock, 2) as (pool, network):
         first, second = network.servers.values()
         first.dial_failure = ServerKeyError("another server")
         second.go_away()
@@ -455,8 +477,8 @@ async def test_the_reasons_of_all_endpoints_are_named() -> None:
 
 
 @pytest.mark.logs("the connection to server0:7400 failed", "no server can be reached")
-async def test_a_bug_in_dialing_does_not_end_the_pool() -> None:
-    async with pooled() as (pool, network):
+async def test_a_bug_in_dialing_does_not_end_the_pool(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         network.server.dial_failure = ZeroDivisionError("a bug")
         with pytest.raises(UnavailableError, match="a bug"):
             await call(pool, timeout_s=5)
@@ -464,8 +486,10 @@ async def test_a_bug_in_dialing_does_not_end_the_pool() -> None:
         await call(pool)
 
 
-async def test_what_the_server_answers_reaches_the_caller_and_keeps_the_connection() -> None:
-    async with pooled() as (pool, network):
+async def test_what_the_server_answers_reaches_the_caller_and_keeps_the_connection(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network):
 
         async def fail(_channel: FakeChannel, _request: Request) -> None:
             raise EngineError("disk")
@@ -479,8 +503,8 @@ async def test_what_the_server_answers_reaches_the_caller_and_keeps_the_connecti
 # --- sessions ------------------------------------------------------------------------------------
 
 
-async def test_all_connections_belong_to_one_session() -> None:
-    async with pooled(2) as (pool, network), trio.open_nursery() as nursery:
+async def test_all_connections_belong_to_one_session(clock: MockClock) -> None:
+    async with pooled(clock, 2) as (pool, network), trio.open_nursery() as nursery:
         hold = Hold()
         for server in network.servers.values():
             server.answer = hold
@@ -498,9 +522,9 @@ async def epoch(pool: Pool) -> int:
 
 
 @pytest.mark.logs("no longer knows this client")
-async def test_a_server_that_has_forgotten_the_session_begins_a_new_epoch() -> None:
+async def test_a_server_that_has_forgotten_the_session_begins_a_new_epoch(clock: MockClock) -> None:
     hellos: list[HelloReply] = []
-    async with pooled(on_hello=hellos.append) as (pool, network):
+    async with pooled(clock, on_hello=hellos.append) as (pool, network):
         assert await epoch(pool) == 0
         network.server.drop_connections()
         await wait_all_tasks_blocked()
@@ -515,8 +539,8 @@ async def test_a_server_that_has_forgotten_the_session_begins_a_new_epoch() -> N
 # --- watches -------------------------------------------------------------------------------------
 
 
-async def test_a_watch_keeps_its_connection_and_is_no_load() -> None:
-    async with pooled() as (pool, network):
+async def test_a_watch_keeps_its_connection_and_is_no_load(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         send, receive = trio.open_memory_channel[Any](1)
 
         async def answer(_channel: FakeChannel, request: Request) -> object:
@@ -537,8 +561,8 @@ async def test_a_watch_keeps_its_connection_and_is_no_load() -> None:
         assert pool.statistics().connections[0].watches == 0
 
 
-async def test_a_watch_whose_connection_is_lost_says_so() -> None:
-    async with pooled() as (pool, network):
+async def test_a_watch_whose_connection_is_lost_says_so(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         _send, receive = trio.open_memory_channel[Any](1)
 
         async def answer(_channel: FakeChannel, _request: Request) -> object:
@@ -552,8 +576,8 @@ async def test_a_watch_whose_connection_is_lost_says_so() -> None:
         assert len(network.open_channels) == 1
 
 
-async def test_a_watch_that_cannot_be_opened_counts_as_ended() -> None:
-    async with pooled() as (pool, network):
+async def test_a_watch_that_cannot_be_opened_counts_as_ended(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
 
         async def answer(_channel: FakeChannel, _request: Request) -> object:
             raise WatchGapError("history is gone")
@@ -568,8 +592,8 @@ async def test_a_watch_that_cannot_be_opened_counts_as_ended() -> None:
 # --- cancellation, closing -----------------------------------------------------------------------
 
 
-async def test_a_cancelled_call_leaves_the_connection_to_the_others() -> None:
-    async with pooled() as (pool, network):
+async def test_a_cancelled_call_leaves_the_connection_to_the_others(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         network.server.answer = hold = Hold()
         results: list[object] = []
         async with trio.open_nursery() as nursery:
@@ -587,8 +611,8 @@ async def test_a_cancelled_call_leaves_the_connection_to_the_others() -> None:
         assert pool.statistics().connections[0].calls == 0
 
 
-async def test_a_cancelled_wait_gives_its_place_back() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_a_cancelled_wait_gives_its_place_back(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         network.server.is_silent = True
         nursery.start_soon(call, pool)
         await wait_all_tasks_blocked()
@@ -599,8 +623,10 @@ async def test_a_cancelled_wait_gives_its_place_back() -> None:
         assert pool.statistics().waiting == 0
 
 
-async def test_a_connection_given_in_the_moment_of_cancellation_is_free_again() -> None:
-    async with pooled() as (pool, network):
+async def test_a_connection_given_in_the_moment_of_cancellation_is_free_again(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network):
         network.server.hello = network.server.hello._replace(requests_max=1)
         await call(pool)
         network.server.answer = hold = Hold()
@@ -617,23 +643,25 @@ async def test_a_connection_given_in_the_moment_of_cancellation_is_free_again() 
         await call(pool)
 
 
-async def test_a_goodbye_is_said_at_the_end() -> None:
-    async with pooled() as (pool, network):
+async def test_a_goodbye_is_said_at_the_end(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         await call(pool)
         channel = network.channels[0]
     assert channel.requests == [SMALL, Bye()]
     assert channel.closed.is_set()
 
 
-async def test_a_server_that_does_not_answer_the_goodbye_does_not_hold_the_end_up() -> None:
-    async with pooled() as (pool, network):
+async def test_a_server_that_does_not_answer_the_goodbye_does_not_hold_the_end_up(
+    clock: MockClock,
+) -> None:
+    async with pooled(clock) as (pool, network):
         await call(pool)
         network.server.answer = Hold()
-    assert trio.current_time() == pytest.approx(POOL_BYE_S)
+    assert clock.current_time() == pytest.approx(POOL_BYE_S)
 
 
-async def test_a_goodbye_that_fails_is_no_error() -> None:
-    async with pooled() as (pool, network):
+async def test_a_goodbye_that_fails_is_no_error(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
         await call(pool)
 
         async def fail(_channel: FakeChannel, _request: Request) -> None:
@@ -642,10 +670,10 @@ async def test_a_goodbye_that_fails_is_no_error() -> None:
         network.server.answer = fail
 
 
-async def test_closing_fails_calls_under_way_and_those_that_wait() -> None:
+async def test_closing_fails_calls_under_way_and_those_that_wait(clock: MockClock) -> None:
     results: list[object] = []
     async with trio.open_nursery() as nursery:
-        network = Network(nursery)
+        network = Network(nursery, clock)
         network.server.hello = network.server.hello._replace(requests_max=2)
         async with open_pool(network.endpoints, network.dial, on_hello=lambda _: None) as pool:
             await call(pool)
@@ -671,9 +699,9 @@ async def _at_once(_server: FakeServer, _channel: FakeChannel, _request: Request
     """Answer."""
 
 
-async def test_closing_ends_a_dial_under_way() -> None:
+async def test_closing_ends_a_dial_under_way(clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        network = Network(nursery)
+        network = Network(nursery, clock)
         network.server.is_silent = True
         results: list[object] = []
         async with open_pool(network.endpoints, network.dial, on_hello=lambda _: None) as pool:
@@ -684,9 +712,9 @@ async def test_closing_ends_a_dial_under_way() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_an_error_of_the_block_comes_out_as_it_is() -> None:
+async def test_an_error_of_the_block_comes_out_as_it_is(clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        network = Network(nursery)
+        network = Network(nursery, clock)
         with pytest.raises(LookupError, match="mine"):
             async with open_pool(network.endpoints, network.dial, on_hello=lambda _: None):
                 raise LookupError("mine")
@@ -695,8 +723,8 @@ async def test_an_error_of_the_block_comes_out_as_it_is() -> None:
 # --- statistics ----------------------------------------------------------------------------------
 
 
-async def test_statistics_tell_what_the_pool_does() -> None:
-    async with pooled() as (pool, network), trio.open_nursery() as nursery:
+async def test_statistics_tell_what_the_pool_does(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
         await call(pool)
         network.server.answer = hold = Hold()
         await trio.sleep(5)
