@@ -97,6 +97,7 @@ POOL_BYE_S: Final = 1.0  # to tell the server that this client is done
 SYMLINKS_MAX: Final = 40  # in one path, as the kernel's own limit (MAXSYMLINKS)
 STACKED_MOUNTS_MAX: Final = 16  # dead mounts on one mountpoint that one mount takes away
 MOUNT_USERS_NAMED_MAX: Final = 3  # processes that "is in use" names
+MOUNT_DEAD_TIMEOUT_S: Final = 1.0  # the kernel itself answers for a mount without a process
 MOUNT_ANSWER_TIMEOUT_S: Final = 10.0  # a statfs of a healthy mount takes well under a millisecond
 MOUNT_READY_TIMEOUT_S: Final = 300.0  # opening the store may replay a long log
 FUSERMOUNT_TIMEOUT_S: Final = 30.0
@@ -122,6 +123,7 @@ CONTROL_BACKLOG: Final = 16
 CONTROL_IDLE_S: Final = 60.0  # between two requests of one connection
 CONTROL_SEND_S: Final = 30.0
 CONTROL_RECEIVE_BYTES: Final = 64 * 1024
+CONTROL_STORE_S: Final = 3.0  # then a status goes without what the store would tell
 CONTROL_ANSWER_S: Final = 300.0  # a sync may have all that is dirty to write
 INFO_CHUNKS_NAMED_MAX: Final = 64  # chunks that `aspenfs info` lists one by one
 
