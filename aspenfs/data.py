@@ -11,6 +11,11 @@ two files' locks.
 Errors: a commit in the background that fails keeps its bytes and leaves its error with the file;
 the next write, flush or fsync tries again or reports it. Bytes are dropped only when no retry can
 help (the file is gone, or too big), and then the error is reported too.
+
+A store that cannot be reached is no error of a file: the background tries for as long as it
+takes, writers go on until the buffer is full, and only who waits for the store (flush, fsync, a
+writer that finds no room) is told, after the time that a call may take. An append whose outcome is
+not known stays a batch of its own until it is; see :mod:`aspenfs.file_content`.
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ import logging
 import mmap
 import os
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 import trio
@@ -29,42 +33,36 @@ from aspenfs import limits
 from aspenfs.chunk_reader import ChunkReader, Readahead
 from aspenfs.errors import AspenError, FilesystemError, LeaseLostError
 from aspenfs.extents import Buffer, Extents, overlay
-from aspenfs.file_content import FileContent
+from aspenfs.file_content import Batch, FileContent
 from aspenfs.handles import HandleTable
 from aspenfs.inodes import Inodes
 from aspenfs.metadata import without_set_id
 from aspenfs.nodes import Node
-from aspenfs.types import Attributes, FileHandle, Ino
-from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError
+from aspenfs.types import Attributes, Clock, FileHandle, Ino
+from aspenkv.errors import AspenKvError, BusyError, OutcomeUnknownError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 _PAGE_BYTES = mmap.PAGESIZE
 
-_LOST_FOR_GOOD = frozenset({errno.ESTALE, errno.EFBIG, errno.EROFS})
+_LOST_FOR_GOOD = frozenset({errno.ESTALE, errno.EFBIG, errno.EROFS, errno.EIO})
 """What FileContent.write says when no retry can store the bytes."""
+
+_AWAY = (UnavailableError, BusyError, OutcomeUnknownError)
+"""What a commit raises while the store is out of reach: nothing is wrong with the bytes."""
 
 
 class DataStatistics(NamedTuple):
-    """What the write path holds now. ``failures``: background commits that failed so far."""
+    """What the write path holds now.
+
+    ``failures``: background commits that failed so far. ``is_away``: the last one found no store.
+    """
 
     dirty_bytes: int
     dirty_files: int
     open_files: int
     failures: int
-
-
-class _Batch(NamedTuple):
-    """Bytes on their way into one commit; ``appended`` follow all others, at ``appended_at``."""
-
-    extents: Extents
-    appended: bytes
-    appended_at: int
-
-    @property
-    def byte_count(self) -> int:
-        return self.extents.byte_count + len(self.appended)
+    is_away: bool
 
 
 class _File:
@@ -78,6 +76,7 @@ class _File:
     __slots__ = (
         "appended",
         "appended_at",
+        "away",
         "batch",
         "dirty",
         "dirty_since_s",
@@ -98,10 +97,11 @@ class _File:
         self.dirty = Extents()
         self.appended: deque[bytearray] = deque()
         self.appended_at = 0  # where they are if no one else appends meanwhile
-        self.batch: _Batch | None = None
+        self.batch: Batch | None = None  # in a commit, or in doubt after one
         self.drops_set_id = False  # the next commit does
         self.mtime_ns = 0
         self.dirty_since_s = 0.0
+        self.away: Exception | None = None  # the newest that a commit of it met
         self.error: Exception | None = None  # of a commit whose bytes are kept and retried
         self.lost: Exception | None = None  # of bytes that no retry can store; told once
         self.flush_scheduled = False
@@ -155,7 +155,9 @@ class _File:
             self.appended.append(bytearray(data))
 
     def take(self, *, whole_chunks: bool) -> bool:
-        """Move a batch out of the dirty bytes; False if there is nothing to commit."""
+        """Move a batch out of the dirty bytes, unless there is one; False: nothing to commit."""
+        if self.batch is not None:
+            return True
         extents = self.dirty.take(
             limits.COMMIT_DATA_BYTES_MAX, limits.COMMIT_EXTENTS_MAX, whole_chunks=whole_chunks
         )
@@ -167,10 +169,10 @@ class _File:
             self.appended_at += len(appended)
         if not extents and not appended:
             return False
-        self.batch = _Batch(extents, appended, appended_at)
+        self.batch = Batch(extents, appended, appended_at, self.mtime_ns, self.drops_set_id)
         return True
 
-    def put_back(self, batch: _Batch) -> None:
+    def put_back(self, batch: Batch) -> None:
         """Make a batch dirty again, under what was written since."""
         self.dirty = batch.extents.under(self.dirty)
         if batch.appended:
@@ -183,6 +185,12 @@ class _File:
         byte_count = self.waiting_bytes
         self.dirty = Extents()
         self.appended.clear()
+        return byte_count
+
+    def drop_batch(self) -> int:
+        """Forget the batch that a commit left in doubt; return how many bytes that were."""
+        byte_count = 0 if self.batch is None else self.batch.byte_count
+        self.batch = None
         return byte_count
 
 
@@ -199,42 +207,42 @@ class Data:
     """The open files of one mount. Made by the composition root, which also starts :meth:`run`.
 
     Args:
-        kv: the store, for :meth:`sync`.
         inodes: reads of inodes.
         reader: reads of chunks.
         content: commits of bytes and sizes.
         handles: where open files get their numbers.
         nursery: for commits in the background; cancelled only after :meth:`flush_all`.
-        monotonic: seconds.
-        now_ns: nanoseconds since the epoch, for mtime.
+        clock: where time comes from.
+        timeout_s: how long a writer waits for room while no byte can be stored.
     """
 
     def __init__(
         self,
-        kv: KeyValue,
         inodes: Inodes,
         reader: ChunkReader,
         content: FileContent,
         handles: HandleTable[object],
         nursery: trio.Nursery,
-        monotonic: Callable[[], float],
-        now_ns: Callable[[], int],
+        clock: Clock,
+        timeout_s: float,
     ) -> None:
         """Take the parts that the mount composed."""
-        self._kv = kv
         self._inodes = inodes
         self._reader = reader
         self._content = content
         self._handles = handles
         self._nursery = nursery
-        self._monotonic = monotonic
-        self._now_ns = now_ns
+        self._clock = clock
+        self._timeout_s = timeout_s
         self._files: dict[Ino, _File] = {}
         self._dirty_files: dict[Ino, _File] = {}  # in the order of becoming dirty
         self._dirty_bytes = 0
         self._became_dirty = trio.Event()
         self._drained = trio.lowlevel.ParkingLot()
+        self._background_commits = trio.CapacityLimiter(limits.FLUSHES_MAX)
+        self._batches_stored = 0
         self._failures = 0
+        self._is_away = False
         self._is_fenced_off = False
 
     def is_open(self, ino: Ino) -> bool:
@@ -274,7 +282,8 @@ class Data:
         self._dirty_bytes -= file.drop_waiting()
         await _acquire(file.lock)  # a commit in flight has ended then
         try:
-            self._dirty_bytes -= file.drop_waiting()  # what it put back, if it failed
+            # What it put back, or left in doubt, if it failed.
+            self._dirty_bytes -= file.drop_waiting() + file.drop_batch()
             self._forget_if_clean(file)
         finally:
             file.lock.release()
@@ -354,8 +363,9 @@ class Data:
         committed, so that appends of several machines never overwrite each other.
 
         Raises:
-            FilesystemError: EBADF, the handle is not for writing; EFBIG; EINVAL; and whatever
-                made an earlier commit of this file fail for good.
+            FilesystemError: EBADF, the handle is not for writing; EFBIG; EINVAL; ETIMEDOUT, the
+                buffer is full and stays so; and whatever made an earlier commit of this file fail
+                for good.
         """
         handle = self._get(fh)
         if not handle.writable:
@@ -418,9 +428,9 @@ class Data:
 
     def _note_dirty(self, file: _File, grown_bytes: int) -> None:
         self._dirty_bytes += grown_bytes
-        file.mtime_ns = self._now_ns()
+        file.mtime_ns = self._clock.now_ns()
         if file.ino not in self._dirty_files:
-            file.dirty_since_s = self._monotonic()
+            file.dirty_since_s = self._clock.monotonic()
             self._dirty_files[file.ino] = file
             self._became_dirty.set()
         if file.waiting_bytes >= limits.DIRTY_FILE_BYTES_MAX:
@@ -428,14 +438,29 @@ class Data:
 
     async def _wait_for_room(self, file: _File, byte_count: int) -> None:
         self._raise_error_of(file)
-        while self._dirty_bytes and self._dirty_bytes + byte_count > limits.DIRTY_BYTES_MAX:
-            victim = next(iter(self._dirty_files.values()), file)
-            told = victim.error
-            self._schedule_flush(victim, whole_chunks=False)
-            await self._drained.park()
-            self._raise_error_of(file)
-            if victim.error is not None and victim.error is not told:
-                raise FilesystemError(errno.EIO, f"the write buffer is full: {victim.error}")
+        if not self._is_full(file, byte_count):
+            return
+        with trio.move_on_after(self._timeout_s) as patience:
+            while self._is_full(file, byte_count):
+                stored = self._batches_stored
+                victim = next(iter(self._dirty_files.values()), file)
+                told = victim.error
+                self._schedule_flush(victim, whole_chunks=False)
+                await self._drained.park()
+                if self._batches_stored != stored:
+                    patience.deadline = trio.current_time() + self._timeout_s
+                self._raise_error_of(file)
+                if victim.error is not None and victim.error is not told:
+                    raise FilesystemError(errno.EIO, f"the write buffer is full: {victim.error}")
+        if patience.cancelled_caught:
+            raise FilesystemError(
+                errno.ETIMEDOUT, "the write buffer is full, and the store cannot be reached"
+            )
+
+    def _is_full(self, file: _File, byte_count: int) -> bool:
+        if file.ino not in self._dirty_files and len(self._dirty_files) >= limits.DIRTY_FILES_MAX:
+            return True
+        return self._dirty_bytes > 0 and self._dirty_bytes + byte_count > limits.DIRTY_BYTES_MAX
 
     def _raise_error_of(self, file: _File) -> None:
         error = file.lost or file.error
@@ -450,7 +475,7 @@ class Data:
 
     async def _flush_in_background(self, file: _File, whole_chunks: bool) -> None:
         try:
-            await self._commit(file, whole_chunks=whole_chunks)
+            await self._commit_until_reached(file, whole_chunks=whole_chunks)
         except LeaseLostError as error:  # said in the log already
             self._failures += 1
             self._is_fenced_off = True
@@ -463,10 +488,34 @@ class Data:
             file.flush_scheduled = False
             self._drained.unpark_all()
 
+    async def _commit_until_reached(self, file: _File, *, whole_chunks: bool) -> None:
+        """Commit a file, again and again while the store is away."""
+        pause_s = limits.WRITEBACK_RETRY_FIRST_S
+        while True:
+            try:
+                async with self._background_commits:
+                    await self._commit(file, whole_chunks=whole_chunks)
+            except _AWAY as error:
+                self._failures += 1
+                if not self._is_away:
+                    self._is_away = True
+                    log.warning("data cannot be written: %s; it is kept until it can", error)
+            else:
+                return
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, limits.WRITEBACK_RETRY_MAX_S)
+
     async def _commit(self, file: _File, *, whole_chunks: bool = False) -> None:
-        """Commit dirty bytes until none wait; with ``whole_chunks`` unfinished chunks may."""
+        """Commit dirty bytes until none wait; with ``whole_chunks`` unfinished chunks may.
+
+        Who finds another task at it waits for that one's outcome. If the store turns out to be
+        away, it is so for both: to wait once more as long would tell nothing new.
+        """
+        away = file.away
         await _acquire(file.lock)
         try:
+            if file.away is not away and file.away is not None and file.is_dirty:
+                raise type(file.away)(*file.away.args)
             while file.take(whole_chunks=whole_chunks):
                 await self._commit_batch(file)
             self._forget_if_clean(file)
@@ -477,23 +526,24 @@ class Data:
         batch = file.batch
         assert batch is not None, "take() makes the batch"
         try:
-            size = await self._content.write(
-                file.ino,
-                list(batch.extents),
-                batch.appended,
-                file.mtime_ns,
-                drops_set_id=file.drops_set_id,
-            )
+            size = await self._content.write(file.ino, batch)
         except FilesystemError as error:
             if error.errno not in _LOST_FOR_GOOD:
                 self._put_back(file, batch)
                 raise
             file.lost = error
             log.warning("inode %d: %d bytes are lost: %s", file.ino, batch.byte_count, error)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, _AWAY):
+                file.away = error
             self._put_back(file, batch)
             raise
         else:
+            file.away = None
+            self._batches_stored += 1
+            if self._is_away:
+                self._is_away = False
+                log.info("data can be written again")
             if batch.appended:
                 file.appended_at = size
         file.batch = None
@@ -502,10 +552,11 @@ class Data:
         self._forget_if_clean(file)
         self._drained.unpark_all()
 
-    def _put_back(self, file: _File, batch: _Batch) -> None:
-        before = file.waiting_bytes + batch.byte_count
-        file.put_back(batch)
-        self._dirty_bytes += file.waiting_bytes - before
+    def _put_back(self, file: _File, batch: Batch) -> None:
+        if batch.doubt is None:
+            before = file.waiting_bytes + batch.byte_count
+            file.put_back(batch)
+            self._dirty_bytes += file.waiting_bytes - before
         self._drained.unpark_all()
 
     def _forget_if_clean(self, file: _File) -> None:
@@ -539,7 +590,7 @@ class Data:
         """
         file = self._files.get(ino)
         if file is None:
-            await self._content.truncate(ino, size, self._now_ns())
+            await self._content.truncate(ino, size, self._clock.now_ns())
             return
         while True:
             if file.is_dirty:
@@ -547,22 +598,34 @@ class Data:
             await _acquire(file.lock)
             try:
                 if not file.is_dirty:
-                    await self._content.truncate(ino, size, self._now_ns())
+                    await self._content.truncate(ino, size, self._clock.now_ns())
                     return
             finally:
                 file.lock.release()
 
     async def flush_all(self) -> None:
-        """Commit everything dirty; raises the first error after having tried every file."""
-        first: Exception | None = None
-        for ino in list(self._dirty_files):
-            try:
-                await self.flush_inode(ino)
-            except (AspenError, AspenKvError) as error:
-                log.warning("inode %d could not be written: %s", ino, error)
-                first = first or error
-        if first is not None:
-            raise first
+        """Commit everything dirty, FLUSHES_MAX files at a time.
+
+        Raises the first error after having tried every file, or at once if none can be written.
+        """
+        inos = iter(list(self._dirty_files))
+        errors: list[Exception] = []
+
+        async def flush_some() -> None:
+            for ino in inos:
+                if any(isinstance(error, (*_AWAY, LeaseLostError)) for error in errors):
+                    return
+                try:
+                    await self.flush_inode(ino)
+                except (AspenError, AspenKvError) as error:
+                    log.warning("inode %d could not be written: %s", ino, error)
+                    errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(len(self._dirty_files), limits.FLUSHES_MAX)):
+                nursery.start_soon(flush_some)
+        if errors:
+            raise errors[0]
 
     async def run(self) -> None:
         """Commit what has been dirty for WRITEBACK_DELAY_S, as long as this mount may."""
@@ -571,7 +634,7 @@ class Data:
             self._became_dirty = trio.Event()
             while self._dirty_files and not self._is_fenced_off:
                 await trio.sleep(limits.WRITEBACK_DELAY_S)
-                now_s = self._monotonic()
+                now_s = self._clock.monotonic()
                 for file in list(self._dirty_files.values()):
                     if now_s - file.dirty_since_s >= limits.WRITEBACK_DELAY_S:
                         file.dirty_since_s = now_s
@@ -580,7 +643,11 @@ class Data:
     def statistics(self) -> DataStatistics:
         """Return what is held now."""
         return DataStatistics(
-            self._dirty_bytes, len(self._dirty_files), len(self._files), self._failures
+            self._dirty_bytes,
+            len(self._dirty_files),
+            len(self._files),
+            self._failures,
+            self._is_away,
         )
 
 

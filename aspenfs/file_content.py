@@ -4,17 +4,23 @@ A file of up to INLINE_BYTES_MAX bytes lives in its inode record until it first 
 its bytes are chunks. The inode record is required in every commit, and written in those that change
 the size or what is allocated; so bytes written to different places of a file never conflict, and
 nobody writes chunks of a file that was cut or removed meanwhile.
+
+Bytes at fixed offsets may be written twice, appended ones may not. So when the answer to a commit
+that appends is lost, the batch remembers what the file was before and would be after it, and the
+next try looks which of the two it is.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from aspenfs import limits
 from aspenfs.chunks import chunk_count, extent_bytes, slices
 from aspenfs.errors import FilesystemError
-from aspenfs.extents import Buffer
+from aspenfs.extents import Buffer, Extents
 from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys
 from aspenfs.metadata import Inode, Times, without_set_id
@@ -24,6 +30,42 @@ from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import Ino
 
 _CHUNK = limits.CHUNK_BYTES
+
+
+class _State(NamedTuple):
+    """What tells one content of a file from the next: who writes bytes sets size and mtime."""
+
+    size: int
+    mtime_ns: int
+
+
+class Doubt(NamedTuple):
+    """The file before and after an append of which nobody knows whether it was done."""
+
+    before: _State
+    after: _State
+
+
+@dataclass(slots=True)
+class Batch:
+    """Bytes for one commit, at most COMMIT_DATA_BYTES_MAX.
+
+    ``appended`` follow all that the file holds, also ``extents``; if nobody else appends first they
+    are at ``appended_at``. While a batch is in ``doubt`` it must go again as it is.
+    """
+
+    extents: Extents
+    appended: bytes
+    appended_at: int
+    mtime_ns: int
+    drops_set_id: bool
+    """Also clear set-user-ID, and set-group-ID where the group may execute."""
+    doubt: Doubt | None = None
+
+    @property
+    def byte_count(self) -> int:
+        """How many bytes it holds."""
+        return self.extents.byte_count + len(self.appended)
 
 
 class FileContent:
@@ -38,54 +80,65 @@ class FileContent:
         self._transactions = transactions
         self._session = session
 
-    async def write(
-        self,
-        ino: Ino,
-        extents: list[tuple[int, Buffer]],
-        appended: bytes,
-        mtime_ns: int,
-        *,
-        drops_set_id: bool = False,
-    ) -> int:
-        """Write extents, and ``appended`` after all that the file holds then, in one commit.
+    async def write(self, ino: Ino, batch: Batch) -> int:
+        """Write a batch in one commit, exactly once, however often it is tried.
 
         Returns the size of the file after it, so where the next bytes are appended.
 
-        Together at most COMMIT_DATA_BYTES_MAX bytes. ``drops_set_id`` also clears set-user-ID, and
-        set-group-ID where the group may execute.
-
         Raises:
-            FilesystemError: ESTALE, the file is gone; EFBIG.
+            FilesystemError: ESTALE, the file is gone; EFBIG; EIO, the batch was in doubt, and
+                others have changed the file since, so that nobody can tell whether it was done.
         """
+        tried: Transaction | None = None
+        doubt: Doubt | None = None
 
         async def attempt(txn: Transaction) -> int:
+            nonlocal tried, doubt
+            tried, doubt = txn, None
             node = await self._inodes.require(ino)
-            inode = node.inode
-            parts = list(extents)
-            end = max((offset + len(data) for offset, data in parts), default=0)
-            size = max(inode.size, end)
-            if appended:
-                parts.append((size, appended))
-                size += len(appended)
-            if size > limits.FILE_BYTES_MAX:
-                raise FilesystemError(errno.EFBIG)
-            if inode.inline is not None and size <= limits.INLINE_BYTES_MAX:
-                content = bytearray(inode.inline.ljust(size, b"\x00"))
-                for offset, data in parts:
-                    content[offset : offset + len(data)] = data
-                changed = inode._replace(inline=bytes(content), size=size, allocated_bytes=size)
-            else:
-                touched = self._write_chunks(txn, ino, inode.inline or b"", parts)
-                allocated = await self._allocated_after(ino, inode, touched, size)
-                changed = inode._replace(inline=None, size=size, allocated_bytes=allocated)
-            if drops_set_id:
-                changed = changed._replace(mode=without_set_id(changed.mode))
+            before = _State(node.inode.size, node.times.mtime_ns)
+            if batch.doubt is not None and before != batch.doubt.before:
+                if before == batch.doubt.after:
+                    return before.size
+                raise FilesystemError(
+                    errno.EIO, "others changed the file before an answer told whether it was done"
+                )
+            changed = await self._apply(txn, ino, node.inode, batch)
             # The inode may have changed in another way since the bytes were written.
-            times = Times(mtime_ns, max(mtime_ns, node.times.ctime_ns))
+            times = Times(batch.mtime_ns, max(batch.mtime_ns, node.times.ctime_ns))
             self._finish(txn, ino, node, changed, times)
-            return size
+            if batch.appended:
+                doubt = Doubt(before, _State(changed.size, batch.mtime_ns))
+            return changed.size
 
-        return await self._transactions.run(attempt)
+        try:
+            return await self._transactions.run(attempt)
+        except BaseException:
+            if tried is not None and tried.is_in_doubt:
+                batch.doubt = doubt
+            raise
+
+    async def _apply(self, txn: Transaction, ino: Ino, inode: Inode, batch: Batch) -> Inode:
+        """Let a transaction write the bytes of a batch; return the inode as it is then."""
+        parts = list(batch.extents)
+        size = max(inode.size, batch.extents.end)
+        if batch.appended:
+            parts.append((size, batch.appended))
+            size += len(batch.appended)
+        if size > limits.FILE_BYTES_MAX:
+            raise FilesystemError(errno.EFBIG)
+        if inode.inline is not None and size <= limits.INLINE_BYTES_MAX:
+            content = bytearray(inode.inline.ljust(size, b"\x00"))
+            for offset, data in parts:
+                content[offset : offset + len(data)] = data
+            changed = inode._replace(inline=bytes(content), size=size, allocated_bytes=size)
+        else:
+            touched = self._write_chunks(txn, ino, inode.inline or b"", parts)
+            allocated = await self._allocated_after(ino, inode, touched, size)
+            changed = inode._replace(inline=None, size=size, allocated_bytes=allocated)
+        if batch.drops_set_id:
+            changed = changed._replace(mode=without_set_id(changed.mode))
+        return changed
 
     async def truncate(self, ino: Ino, size: int, now_ns: int) -> None:
         """Set the size; bytes beyond are gone, new ones read as zeros. Costs by what is allocated.

@@ -107,6 +107,7 @@ class Filesystem:
         clock: Clock,
         *,
         readahead: bool,
+        timeout_s: float,
     ) -> None:
         """Compose the layers."""
         kv, keys, superblock, caches, transactions = volume
@@ -122,14 +123,13 @@ class Filesystem:
         self._inodes = Inodes(kv, keys, caches)
         now_ns = clock.now_ns
         self._data = Data(
-            kv,
             self._inodes,
             ChunkReader(kv, keys, caches, nursery, readahead=readahead),
             FileContent(keys, self._inodes, transactions, session),
             self._handles,
             nursery,
-            clock.monotonic,
-            now_ns,
+            clock,
+            timeout_s,
         )
         self._namespace = Namespace(
             kv, keys, self._inodes, transactions, session, self._data.is_open, now_ns
@@ -603,6 +603,7 @@ async def open_filesystem(
     volume: str = "default",
     read_only: bool = False,
     readahead: bool = False,
+    timeout_s: float = limits.KV_TIMEOUT_S,
     owner: Context | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncIterator[Filesystem]:
@@ -613,6 +614,8 @@ async def open_filesystem(
         volume: the volume's name.
         read_only: change nothing; EROFS for who tries.
         readahead: read ahead of sequential readers; worthwhile where a read waits for a network.
+        timeout_s: how long a writer waits for room in the buffer while the store is away; what a
+            call of ``kv`` takes at most.
         owner: who owns the root of a new volume; by default this process.
         clock: where time comes from.
 
@@ -640,6 +643,7 @@ async def open_filesystem(
                 nursery,
                 clock,
                 readahead=readahead,
+                timeout_s=timeout_s,
             )
             await nursery.start(watcher.run)
             if not read_only:
@@ -647,10 +651,8 @@ async def open_filesystem(
             try:
                 yield filesystem
             finally:
-                with trio.CancelScope(shield=True), trio.move_on_after(limits.SHUTDOWN_S) as scope:
+                with trio.CancelScope(shield=True):
                     await _flush_at_exit(filesystem)
-                if scope.cancelled_caught:
-                    log.critical("not all data could be written within %s s", limits.SHUTDOWN_S)
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         error = _only_exception(group)
@@ -668,7 +670,24 @@ def _only_exception(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _flush_at_exit(filesystem: Filesystem) -> None:
-    try:
-        await filesystem.sync()
-    except (AspenError, AspenKvError) as error:
-        log.critical("some data could not be written and is lost: %s", error)
+    """Write what is dirty, in bounded time; what cannot be written gets one line in the log."""
+    is_away = filesystem.statistics().data.is_away
+    patience_s = limits.SHUTDOWN_AWAY_S if is_away else limits.SHUTDOWN_S
+    reason = f"no answer within {patience_s:g} s"
+    with trio.move_on_after(patience_s):
+        try:
+            await filesystem.sync()
+        except (AspenError, AspenKvError) as error:
+            reason = str(error)
+        else:
+            return
+    lost = filesystem.statistics().data
+    if lost.dirty_bytes:
+        log.critical(
+            "some data could not be written and is lost: %d bytes in %d files: %s",
+            lost.dirty_bytes,
+            lost.dirty_files,
+            reason,
+        )
+    else:
+        log.critical("the last changes may not survive a power cut of the store: %s", reason)

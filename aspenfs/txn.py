@@ -34,6 +34,7 @@ from aspenkv.contract import (
     RangeEmpty,
     RevisionIs,
 )
+from aspenkv.errors import OutcomeUnknownError
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +54,25 @@ class Transaction:
     The methods only gather; nothing happens before :meth:`Transactions.run` commits.
     """
 
-    __slots__ = ("_keys", "checks", "dentries", "inodes", "ops", "times", "touched")
+    __slots__ = (
+        "_keys",
+        "checks",
+        "dentries",
+        "inodes",
+        "is_in_doubt",
+        "ops",
+        "required",
+        "times",
+        "touched",
+    )
 
     def __init__(self, keys: Keys) -> None:
         """Start empty."""
         self._keys = keys
         self.checks: list[Check] = []
         self.ops: list[Op] = []
+        self.required: dict[Ino, Node] = {}
+        self.is_in_doubt = False  # whether it was committed is not known
         self.inodes: dict[Ino, Inode | None] = {}
         self.times: dict[Ino, Times] = {}
         self.dentries: list[tuple[Ino, bytes, Dentry | None]] = []
@@ -72,6 +85,7 @@ class Transaction:
     def require_inode(self, ino: Ino, node: Node) -> None:
         """Check that the inode record is still the one read."""
         self.checks.append(RevisionIs(self._keys.inode(ino), node.revision))
+        self.required[ino] = node
 
     def require_times(self, ino: Ino, node: Node) -> None:
         """Check that the times are still those read; needed when only one of them changes."""
@@ -163,6 +177,7 @@ class Transactions:
         self.read_only = read_only
         self._fence: tuple[Check, ...] = ()
         self._session_lost = False
+        self._doubtful: dict[Ino, None] = {}  # required by a commit whose outcome is not known
         self._commits = 0
         self._conflicts = 0
 
@@ -203,14 +218,20 @@ class Transactions:
             result = await attempt(txn)
             if not txn.ops:
                 return result
+            if self._doubtful:
+                self._overtake(txn)
             try:
                 committed = await self._kv.commit([*self._fence, *txn.checks], txn.ops)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, OutcomeUnknownError) or not isinstance(error, Exception):
+                    self._note_doubt(txn)
                 self._forget_ops(txn.ops)
                 raise
             if committed.failed_check is None:
                 self._commits += 1
                 self._keep(txn, committed.revision)
+                for ino in self._doubtful.keys() & txn.inodes.keys():
+                    del self._doubtful[ino]
                 return result
             if self._fence and committed.failed_check == 0:
                 self.refuse_from_now()
@@ -220,6 +241,23 @@ class Transactions:
             await trio.sleep(random.uniform(0, backoff_s))  # noqa: S311  # jitter, not a secret
             backoff_s = min(backoff_s * 2, limits.TXN_BACKOFF_MAX_S)
         raise FilesystemError(errno.EBUSY, "too many conflicting changes by others; try again")
+
+    def _note_doubt(self, txn: Transaction) -> None:
+        """Remember that a commit, or a cancelled one, may have been done or may still be."""
+        txn.is_in_doubt = True
+        self._doubtful.update(dict.fromkeys(txn.required))
+        while len(self._doubtful) > limits.DOUBTFUL_INODES_MAX:
+            del self._doubtful[next(iter(self._doubtful))]
+
+    def _overtake(self, txn: Transaction) -> None:
+        """Also write the inodes on which a commit in doubt relies.
+
+        Their new revision makes that commit fail, should it come after this one: else it would put
+        older bytes over those that are written now, for most writes leave the inode as it is.
+        """
+        for ino in self._doubtful.keys() & txn.required.keys():
+            if ino not in txn.inodes:
+                txn.put_inode(ino, txn.required[ino].inode)
 
     def _forget(self, checks: Sequence[Check]) -> None:
         """Drop what a failed commit was built on, so that the next attempt reads it anew."""

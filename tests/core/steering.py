@@ -85,6 +85,9 @@ class SteeredClient(ServiceClient):
         self.scans = 0
         self.syncs = 0
         self.yields = False
+        self.waiting = 0
+        self._holds_back = False
+        self._held_back: tuple[Sequence[Check], Sequence[Op]] = ((), ())
         self._watches: set[PrefixWatch] = set()
         self._here = trio.Event()
         self._here.set()
@@ -99,11 +102,24 @@ class SteeredClient(ServiceClient):
         """Find the store again."""
         self._here.set()
 
+    def hold_back(self) -> None:
+        """Let the next commit lose its way; its caller never hears of it."""
+        self._holds_back = True
+
+    async def deliver(self) -> CommitResult:
+        """Let the commit that was held back arrive after all."""
+        assert not self._holds_back, "nothing was committed since hold_back()"
+        return await super().commit(*self._held_back)
+
     async def _reach(self, failure: type[AspenKvError] = UnavailableError) -> None:
         here = self._here
         if not here.is_set():
-            with trio.move_on_after(KV_TIMEOUT_S):
-                await here.wait()
+            self.waiting += 1
+            try:
+                with trio.move_on_after(KV_TIMEOUT_S):
+                    await here.wait()
+            finally:
+                self.waiting -= 1
             if not here.is_set():
                 raise failure("the test took the store away")
 
@@ -142,6 +158,10 @@ class SteeredClient(ServiceClient):
     async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
         await self._reach()
         await self._meet(self.before_commit)
+        if self._holds_back:
+            self._holds_back = False
+            self._held_back = checks, ops
+            raise OutcomeUnknownError("the test lost this commit on its way")
         committed = await super().commit(checks, ops)
         if committed.failed_check is None:
             self.commits.append(tuple(ops))

@@ -73,6 +73,7 @@ async def end_session(fs: Filesystem, other: Filesystem) -> None:
     "changes by others cannot be followed",
     "the session could not be renewed",
     "orphans could not be collected",
+    "data cannot be written",
     LAPSED,
     "could not be written",
     "some data could not be written and is lost",

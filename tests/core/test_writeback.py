@@ -323,7 +323,9 @@ async def test_a_cut_that_waited_also_takes_what_was_written_meanwhile(
         assert await fs.read(fh, 0, 100) == b"0123"
 
 
-@pytest.mark.logs("not all data could be written within")
+@pytest.mark.logs(
+    "data could not be written and is lost: 12 bytes in 1 files: no answer within 60 s"
+)
 async def test_a_store_that_hangs_does_not_hold_up_the_end_for_ever(
     service: Service, open_fs: Open, autojump_clock: MockClock
 ) -> None:

@@ -254,13 +254,10 @@ async def _try(action: Action, mount: Mount, store: FaultyStore) -> bool:
 Scenario = Callable[[], list[Step]]
 
 
-# An append whose answer is lost is stored twice when it is done again: nothing in the store tells
-# that it was done. Carriers that can lose an answer repeat the call under its number instead.
 CASES = [
     pytest.param(scenario, fault, id=f"{scenario.__name__}-{fault.value}")
     for scenario in (names_scenario, data_scenario, append_scenario)
     for fault in Fault
-    if not (scenario is append_scenario and fault.is_done)
 ]
 
 
