@@ -1,4 +1,4 @@
-"""The read, meta and scan caches: bounded, with a time to live, and never older than an event seen.
+"""The read, meta, scan and names caches: bounded, with a time to live, and never older than an event seen.
 
 A cache answers with what a read of the store could have answered: the value as of some moment not
 longer ago than its time to live or, while a watch is live, as of the last event handed to it. What
@@ -283,6 +283,10 @@ class TtlCache(Generic[V]):
         self._bytes -= entry.size_bytes
 
 
+def _names_bytes(names: set[bytes]) -> int:
+    return limits.KNOWN_NAME_BYTES * (1 + len(names))
+
+
 @dataclass(frozen=True, slots=True)
 class Caches:
     """The caches of one mount, over one key space."""
@@ -293,10 +297,15 @@ class Caches:
     """Inode, times and dentry records by their keys."""
     scan: TtlCache[ScanValue]
     """Directory pages by the key at which they start."""
+    names: TtlCache[set[bytes]]
+    """All names of a directory by the prefix of their keys: what is not among them is absent.
+
+    The sets are changed in place, by who then stores them again.
+    """
 
     @classmethod
     def create(cls, clock: Callable[[], float]) -> Caches:
-        """Make the three empty caches with the bounds of :mod:`aspenfs.limits`.
+        """Make the empty caches with the bounds of :mod:`aspenfs.limits`.
 
         Args:
             clock: monotonic seconds.
@@ -319,6 +328,13 @@ class Caches:
                 entries_max=limits.SCAN_CACHE_ENTRIES_MAX,
                 clock=clock,
             ),
+            names=TtlCache(
+                ttl_s=limits.META_CACHE_TTL_S,
+                entries_max=limits.NAMES_CACHE_ENTRIES_MAX,
+                bytes_max=limits.NAMES_CACHE_BYTES_MAX,
+                clock=clock,
+                size_of=_names_bytes,
+            ),
         )
 
     def invalidate_key(self, key: bytes, revision: int = _UNKNOWN_REVISION) -> None:
@@ -326,24 +342,28 @@ class Caches:
         self.read.invalidate(key, revision)
         self.meta.invalidate(key, revision)
         self.scan.invalidate(key, revision)
+        self.names.invalidate(key, revision)
 
     def invalidate_range(self, start: bytes, end: bytes, revision: int = _UNKNOWN_REVISION) -> None:
         """Drop ``[start, end)`` from every cache; see :meth:`TtlCache.invalidate_range`."""
         self.read.invalidate_range(start, end, revision)
         self.meta.invalidate_range(start, end, revision)
         self.scan.invalidate_range(start, end, revision)
+        self.names.invalidate_range(start, end, revision)
 
     def clear(self, revision: int = _UNKNOWN_REVISION) -> None:
         """Empty every cache; see :meth:`TtlCache.clear`."""
         self.read.clear(revision)
         self.meta.clear(revision)
         self.scan.clear(revision)
+        self.names.clear(revision)
 
     def set_live(self, live: bool) -> None:
         """Tell every cache whether changes by others reach it; see :meth:`TtlCache.set_live`."""
         self.read.set_live(live)
         self.meta.set_live(live)
         self.scan.set_live(live)
+        self.names.set_live(live)
 
     def statistics(self) -> dict[str, CacheStatistics]:
         """Return the statistics of each cache by its name."""
@@ -351,4 +371,5 @@ class Caches:
             "read": self.read.statistics(),
             "meta": self.meta.statistics(),
             "scan": self.scan.statistics(),
+            "names": self.names.statistics(),
         }

@@ -117,6 +117,9 @@ class Inodes:
         entry = self._caches.meta.get(key)
         if type(entry) is Entry:
             return entry
+        names = self._caches.names.get(self._keys.dentries(parent))
+        if names is not None and name not in names:
+            return _NO_ENTRY
         token = self._caches.meta.begin_fill()
         (found,) = await self._kv.get((key,))
         entry = (
@@ -128,14 +131,15 @@ class Inodes:
     async def listing(self, parent: Ino, after: bytes | None, limit: int) -> Listing:
         """Return up to ``limit`` entries whose names are above ``after`` (None: from the first).
 
-        A directory that fits one page is kept in the scan cache.
+        A directory that fits one page is kept in the scan cache, and from then on all its names are
+        known: who looks for another one needs no call.
         """
         prefix = self._keys.dentries(parent)
         if after is None:
             cached = self._caches.scan.get(prefix)
             if type(cached) is Listing:
                 return cached
-        token = self._caches.scan.begin_fill()
+        token, names_token = self._caches.scan.begin_fill(), self._caches.names.begin_fill()
         start = prefix if after is None else prefix + after + b"\x00"
         page = await self._kv.scan(start, range_end(prefix), limit=limit)
         cut = len(prefix)
@@ -148,6 +152,8 @@ class Inodes:
         )
         if after is None and listing.complete:
             self._caches.scan.fill(prefix, listing, 0, token)
+            names = {name for name, _ in listing.entries}
+            self._caches.names.fill(prefix, names, 0, names_token)
         return listing
 
     async def xattr(self, ino: Ino, node: Node, name: bytes) -> Versioned | None:

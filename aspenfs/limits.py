@@ -24,6 +24,9 @@ META_CACHE_TTL_S: Final = 2.0
 META_CACHE_ENTRIES_MAX: Final = 5000
 SCAN_CACHE_TTL_S: Final = 1.0
 SCAN_CACHE_ENTRIES_MAX: Final = 500
+NAMES_CACHE_ENTRIES_MAX: Final = 2000  # directories all of whose names are known
+NAMES_CACHE_BYTES_MAX: Final = 12 * 1024 * 1024
+KNOWN_NAME_BYTES: Final = 128  # what a name of usual length takes in a set
 CACHE_EVENT_KEYS_MAX: Final = 2048  # changes during one read that a fill can be checked against
 CACHE_EVENT_RANGES_MAX: Final = 64  # the same for ranges; each check walks the newer ones
 

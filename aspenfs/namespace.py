@@ -167,7 +167,10 @@ class Namespace:
             txn.require_inode(parent, above)
             txn.require_entry(parent, name, None)
             txn.put_entry(parent, name, Dentry(ino, new_mode >> 12))
-            txn.put_inode(ino, inode)
+            if is_directory:
+                txn.put_directory(ino, inode)
+            else:
+                txn.put_inode(ino, inode)
             txn.put_times(ino, times)
             for xattr_name, value in xattrs.items():
                 txn.put(self._keys.xattr(ino, xattr_name), value)

@@ -58,6 +58,7 @@ class Transaction:
         "_keys",
         "checks",
         "dentries",
+        "directories",
         "inodes",
         "is_in_doubt",
         "ops",
@@ -76,6 +77,7 @@ class Transaction:
         self.inodes: dict[Ino, Inode | None] = {}
         self.times: dict[Ino, Times] = {}
         self.dentries: list[tuple[Ino, bytes, Dentry | None]] = []
+        self.directories: list[Ino] = []
         self.touched: list[tuple[bytes, bytes | None]] = []
 
     def require(self, key: bytes, revision: int) -> None:
@@ -105,6 +107,11 @@ class Transaction:
         """Write an inode record."""
         self.ops.append(Put(self._keys.inode(ino), encode_inode(inode)))
         self.inodes[ino] = inode
+
+    def put_directory(self, ino: Ino, inode: Inode) -> None:
+        """Write the record of a new directory, which has no names yet."""
+        self.put_inode(ino, inode)
+        self.directories.append(ino)
 
     def put_times(self, ino: Ino, times: Times) -> None:
         """Write an inode's mtime and ctime."""
@@ -274,7 +281,9 @@ class Transactions:
             self._caches.invalidate_key(self._keys.inode_of_times(op.key))
             parsed = self._keys.parse(op.key)
             if parsed is not None and parsed.kind == "D":
-                self._caches.scan.invalidate(self._keys.dentries(parsed.ino))
+                directory = self._keys.dentries(parsed.ino)
+                self._caches.scan.invalidate(directory)
+                self._caches.names.invalidate(directory)
 
     def _keep(self, txn: Transaction, revision: int) -> None:
         """Write a commit's results through to the caches."""
@@ -304,3 +313,18 @@ class Transactions:
             entry = Entry(dentry, revision if dentry is not None else 0)
             meta.put(keys.dentry(parent, name), entry, revision)
             scan.invalidate(keys.dentries(parent), revision)
+            self._keep_name(keys.dentries(parent), name, revision, exists=dentry is not None)
+        for ino in txn.directories:
+            self._caches.names.put(keys.dentries(ino), set(), revision)
+
+    def _keep_name(self, directory: bytes, name: bytes, revision: int, *, exists: bool) -> None:
+        """Bring what is known of a directory's names up to date, if all of them are known."""
+        names = self._caches.names.get(directory)
+        if names is None:  # a listing may be under way
+            self._caches.names.invalidate(directory, revision)
+            return
+        if exists:
+            names.add(name)
+        else:
+            names.discard(name)
+        self._caches.names.put(directory, names, revision)

@@ -82,6 +82,8 @@ class Watcher:
         if parsed is None:
             return
         if parsed.kind == "D":
-            self._caches.scan.invalidate(change.key[: -len(parsed.name)], revision)
+            directory = change.key[: -len(parsed.name)]
+            self._caches.scan.invalidate(directory, revision)
+            self._caches.names.invalidate(directory, revision)
         if self._listener is not None:
             self._listener(parsed)

@@ -67,8 +67,9 @@ def failing(error: Exception) -> Step:
 class SteeredClient(ServiceClient):
     """A client whose calls meet one step each, in the order of the calls; no step left, no wait.
 
-    ``before_commit``: the store has not seen the commit yet. ``after_commit``, ``after_get``: the
-    store has done its part, but the answer has not arrived; so a commit that fails there was done.
+    ``before_commit``: the store has not seen the commit yet. ``after_commit``, ``after_get``,
+    ``after_scan``: the store has done its part, but the answer has not arrived; so a commit that
+    fails there was done.
     With ``yields`` other tasks run before and after each call, as if it went over a network.
     Between :meth:`leave` and :meth:`come_back` no call reaches the store, and no answer the client.
     """
@@ -79,6 +80,7 @@ class SteeredClient(ServiceClient):
         self.after_commit: list[Step] = []
         self.before_get: list[Step] = []
         self.after_get: list[Step] = []
+        self.after_scan: list[Step] = []
         self.before_keepalive: list[Step] = []
         self.commits: list[Sequence[Op]] = []
         self.gets = 0
@@ -152,7 +154,7 @@ class SteeredClient(ServiceClient):
             reverse=reverse,
             continuation=continuation,
         )
-        await self._meet([])
+        await self._meet(self.after_scan)
         return page
 
     async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:

@@ -363,4 +363,14 @@ def test_the_read_cache_is_bounded_in_bytes(clock: FakeClock) -> None:
         "read": CacheStatistics(0, 0, 1, 1000),
         "meta": CacheStatistics(0, 0, 0, 0),
         "scan": CacheStatistics(0, 0, 0, 0),
+        "names": CacheStatistics(0, 0, 0, 0),
     }
+
+
+def test_the_names_cache_is_bounded_by_its_names(clock: FakeClock) -> None:
+    names = Caches.create(clock).names
+    half = limits.NAMES_CACHE_BYTES_MAX // limits.KNOWN_NAME_BYTES // 2
+    names.put(b"1", {b"%d" % number for number in range(half)}, 1)
+    names.put(b"2", {b"%d" % number for number in range(half + 1)}, 2)
+    assert names.get(b"1") is None
+    assert len(names.get(b"2") or ()) == half + 1

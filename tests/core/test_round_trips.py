@@ -1,0 +1,130 @@
+"""How many calls of the store each operation takes: over a network each is a round trip."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from aspenfs import limits
+from aspenfs.filesystem import Filesystem
+from aspenfs.types import ROOT_INO, Ino
+from aspenkv.errors import OutcomeUnknownError
+from tests.core.steering import ROOT, Gate, SteeredClient, failing, make_file, names, refused
+
+
+@contextmanager
+def calls(store: SteeredClient, count: int) -> Iterator[None]:
+    """Require that the block makes exactly ``count`` calls."""
+    before = store.gets + store.scans + len(store.commits)
+    yield
+    assert store.gets + store.scans + len(store.commits) - before == count
+
+
+async def subdirectory(fs: Filesystem, name: bytes = b"d") -> Ino:
+    return (await fs.mkdir(ROOT_INO, name, 0o755, ROOT)).ino
+
+
+async def missing(fs: Filesystem, parent: Ino, name: bytes) -> None:
+    with refused(errno.ENOENT):
+        await fs.lookup(parent, name)
+
+
+async def create(fs: Filesystem, parent: Ino, name: bytes) -> Ino:
+    """Do what open(O_CREAT), write and close of a small file come to."""
+    await missing(fs, parent, name)
+    handle, made = await fs.create(parent, name, 0o644, os.O_WRONLY, ROOT)
+    await fs.write(handle, 0, b"x" * limits.INLINE_BYTES_MAX)
+    await fs.flush(handle)
+    await fs.release(handle)
+    return made.ino
+
+
+async def test_a_small_file_in_a_new_directory_takes_two_calls(
+    fs: Filesystem, store: SteeredClient
+) -> None:
+    directory = await subdirectory(fs)
+    with calls(store, 2):
+        await create(fs, directory, b"one")
+    with calls(store, 2):
+        await create(fs, directory, b"two")
+
+
+async def test_names_missing_from_a_listed_directory_take_none(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient
+) -> None:
+    directory = await subdirectory(peer)
+    await make_file(peer, b"there", parent=directory)
+    await wait_all_tasks_blocked()
+    assert await names(fs, directory) == [b"there"]
+    with calls(store, 0):
+        await missing(fs, directory, b"not there")
+        await missing(fs, directory, b"nor this")
+
+
+async def test_a_directory_made_here_is_known_through_all_that_is_done_in_it(
+    fs: Filesystem, store: SteeredClient
+) -> None:
+    directory = await subdirectory(fs)
+    await create(fs, directory, b"a")
+    await fs.rename(directory, b"a", directory, b"b", 0)
+    await fs.symlink(directory, b"link", b"b", ROOT)
+    await fs.mknod(directory, b"pipe", stat.S_IFIFO | 0o600, 0, ROOT)
+    await fs.unlink(directory, b"pipe")
+    with calls(store, 0):
+        await missing(fs, directory, b"a")
+        await missing(fs, directory, b"pipe")
+        await missing(fs, directory, b"never")
+        await fs.lookup(directory, b"b")
+        await fs.lookup(directory, b"link")
+
+
+async def test_what_another_client_makes_ends_the_knowledge(
+    fs: Filesystem, peer: Filesystem
+) -> None:
+    directory = await subdirectory(fs)
+    await missing(fs, directory, b"new")
+    await wait_all_tasks_blocked()
+    await make_file(peer, b"new", parent=directory)
+    await wait_all_tasks_blocked()
+    assert (await fs.lookup(directory, b"new")).size == 0
+
+
+async def test_a_listing_that_an_own_change_overtakes_is_no_knowledge(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient
+) -> None:
+    directory = await subdirectory(peer)
+    await wait_all_tasks_blocked()
+    gate = Gate()
+    store.after_scan.append(gate)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(names, fs, directory)
+        await gate.reached.wait()
+        await make_file(fs, b"meanwhile", parent=directory)
+        gate.open()
+    assert (await fs.lookup(directory, b"meanwhile")).size == 0
+
+
+async def test_a_commit_in_doubt_ends_the_knowledge(fs: Filesystem, store: SteeredClient) -> None:
+    directory = await subdirectory(fs)
+    store.after_commit.append(failing(OutcomeUnknownError("the answer was lost")))
+    with refused(errno.EIO):
+        await fs.mkdir(directory, b"perhaps", 0o755, ROOT)
+    assert stat.S_ISDIR((await fs.lookup(directory, b"perhaps")).mode)
+
+
+async def test_a_directory_with_more_names_than_are_kept(
+    fs: Filesystem, store: SteeredClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "KNOWN_NAME_BYTES", limits.NAMES_CACHE_BYTES_MAX // 3)
+    directory = await subdirectory(fs)
+    for name in (b"1", b"2", b"3"):
+        await create(fs, directory, name)
+    with calls(store, 1):
+        await missing(fs, directory, b"4")
