@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,10 +21,10 @@ from aspenkv.errors import (
 )
 from aspenkv.quic.connection import QuicConnection
 from aspenkv.quic.core import Core, client_configuration
-from aspenkv.quic.datagrams import Address, DatagramSocket
-from aspenkv.quic.errors import ConnectionClosedError
+from aspenkv.quic.datagrams import Address, DatagramSocket, Network
+from aspenkv.quic.errors import WRONG_SERVER, ConnectionClosedError
 from aspenkv.quic.stream import QuicStream
-from aspenkv.quic.udp import connect_udp, resolve
+from aspenkv.quic.udp import UDP
 
 ALPN: Final = "aspenkv/1"
 
@@ -33,26 +33,6 @@ _NO_COMMON_PROTOCOL: Final = frozenset(
     QuicErrorCode.CRYPTO_ERROR + alert
     for alert in (AlertDescription.handshake_failure, AlertDescription.no_application_protocol)
 )
-
-OpenSockets = Callable[[str, int], Awaitable[list[tuple[DatagramSocket, Address]]]]
-"""Opens one socket for each address of a name, connected there, the best first.
-
-Raises :class:`OSError` if there is no way there.
-"""
-
-
-async def open_udp_sockets(host: str, port: int) -> list[tuple[DatagramSocket, Address]]:
-    """Open UDP sockets to a name's addresses. Raises :class:`OSError` if none can be opened."""
-    opened: list[tuple[DatagramSocket, Address]] = []
-    failure: OSError | None = None
-    for family, address in await resolve(host, port):
-        try:
-            opened.append((connect_udp(family, address), address))
-        except OSError as error:
-            failure = error
-    if not opened and failure is not None:
-        raise failure
-    return opened
 
 
 @asynccontextmanager
@@ -63,11 +43,11 @@ async def connect_quic(
     fingerprint: bytes,
     connect_timeout_s: float,
     alpn: str = ALPN,
-    open_sockets: OpenSockets = open_udp_sockets,
+    network: Network = UDP,
 ) -> AsyncIterator[QuicConnection]:
     """Connect to a server, and close the connection when the block ends.
 
-    The addresses of a name are tried one after the other, all within the timeout.
+    The addresses of a name are tried one after the other.
 
     Args:
         host: name or address of the server.
@@ -75,7 +55,7 @@ async def connect_quic(
         fingerprint: SHA-256 of the server's certificate (DER).
         connect_timeout_s: how long all this may take.
         alpn: the protocol to speak.
-        open_sockets: how to reach an address.
+        network: what carries the datagrams.
 
     Raises:
         UnavailableError: nobody answers there, or not in time.
@@ -87,7 +67,7 @@ async def connect_quic(
     async with trio.open_nursery() as nursery:
         try:
             connection = await _connect(
-                nursery, host, port, fingerprint, connect_timeout_s, alpn, open_sockets
+                nursery, host, port, fingerprint, connect_timeout_s, alpn, network
             )
             try:
                 yield connection
@@ -107,25 +87,29 @@ async def _connect(
     fingerprint: bytes,
     timeout_s: float,
     alpn: str,
-    open_sockets: OpenSockets,
+    network: Network,
 ) -> QuicConnection:
+    deadline = trio.current_time() + timeout_s
     failure: AspenKvError = UnavailableError(f"{host} port {port} did not answer in {timeout_s} s")
-    with trio.move_on_after(timeout_s):
+    with trio.move_on_at(deadline):
         try:
-            sockets = await open_sockets(host, port)
+            paths = await network.resolve(host, port)
         except OSError as error:
             raise UnavailableError(f"{host} port {port} cannot be reached: {error}") from error
-        attempts = [_Attempt(socket, address, fingerprint, alpn) for socket, address in sockets]
-        try:
-            for attempt in attempts:
+        for index, path in enumerate(paths):
+            # An address that never answers leaves the others their share of the time.
+            share_s = (deadline - trio.current_time()) / (len(paths) - index)
+            with trio.move_on_after(share_s):
+                try:
+                    attempt = _Attempt(network.connect(path), path.address, fingerprint, alpn)
+                except OSError as error:
+                    failure = UnavailableError(f"{host} port {port} cannot be reached: {error}")
+                    continue
                 nursery.start_soon(attempt.run)
                 try:
                     return await attempt.established()
                 except UnavailableError as error:
                     failure = error
-        finally:
-            for attempt in attempts:
-                attempt.close_if_unused()
     raise failure
 
 
@@ -142,7 +126,6 @@ class _Attempt:
         core = Core(client_configuration(alpn))
         core.connect(address, now=trio.current_time())
         self._connection = QuicConnection(core, socket, self, is_client=True)
-        self._is_used = False
 
     async def run(self) -> None:
         """Serve the connection until it ends."""
@@ -155,14 +138,20 @@ class _Attempt:
             self._socket.close()
 
     async def established(self) -> QuicConnection:
-        """Return the connection when it is usable. Raises what :func:`connect_quic` does."""
+        """Return the connection when it is usable; if cancelled, end it.
+
+        Raises what :func:`connect_quic` does.
+        """
         connection = self._connection
-        await connection.established.wait()
+        try:
+            await connection.established.wait()
+        except BaseException:
+            connection.close()
+            raise
         if self._refusal is not None:
             raise self._refusal
         if connection.closed.is_set():
             raise self._why_closed()
-        self._is_used = True
         return connection
 
     def _why_closed(self) -> AspenKvError:
@@ -175,12 +164,6 @@ class _Attempt:
                 return ProtocolVersionError(f"{where} does not speak this protocol")
         return UnavailableError(f"{where}: {reason}")
 
-    def close_if_unused(self) -> None:
-        """End an attempt that failed, or was not needed."""
-        if not self._is_used:
-            self._connection.close()
-            self._socket.close()
-
     def on_established(self, connection: QuicConnection) -> None:
         """Compare the server's key before anything is sent to it."""
         found = hashlib.sha256(connection.peer_certificate_der).digest()
@@ -189,7 +172,7 @@ class _Attempt:
                 f"{self._address[0]} port {self._address[1]} has another key than the ticket "
                 "names: ask its owner for a new ticket"
             )
-            connection.close()
+            connection.close(WRONG_SERVER)
 
     def on_request(self, connection: QuicConnection, stream: QuicStream, request: bytes) -> None:
         """Never happens: the core allows a server no streams."""

@@ -32,8 +32,8 @@ from aspenkv.limits import (
     HANDSHAKE_TIMEOUT_S,
     KEEPALIVE_S,
     KEY_UPDATE_PACKETS,
+    REQUEST_BYTES_MAX,
     SEND_UNSENT_BYTES_MAX,
-    STREAM_REQUEST_BYTES_MAX,
     STREAMS_MAX,
     STREAMS_UNADMITTED_MAX,
 )
@@ -185,6 +185,7 @@ class QuicConnection:
             StreamResetError: the peer gave up the stream.
             RemoteProtocolError: the reply is longer than ``reply_bytes_max``.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         await self._wait_for_stream()
         await self.wait_for_room()
         stream_id = self._core.get_next_available_stream_id()
@@ -275,6 +276,8 @@ class QuicConnection:
 
     def abandon(self, stream_id: int, code: int) -> None:
         """Reset both halves of a stream, as far as they are not complete, and forget it."""
+        if isinstance(self._streams.get(stream_id), Request):
+            self._growth.give_back(stream_id)
         self.finish(stream_id)
         if self.closed.is_set():
             return
@@ -286,7 +289,6 @@ class QuicConnection:
     def finish(self, stream_id: int) -> None:
         """Forget a stream of which both halves are complete or given up."""
         self._streams.pop(stream_id, None)
-        self._growth.give_back(stream_id)
         if self._stream_waiters:
             self._stream_waiters.unpark()
 
@@ -296,7 +298,7 @@ class QuicConnection:
 
     def _grant_growth(self, stream_id: int) -> None:
         # One byte more than is taken, so that what is too long is seen and refused.
-        self.allow_data(stream_id, STREAM_REQUEST_BYTES_MAX + 1)
+        self.allow_data(stream_id, REQUEST_BYTES_MAX + 1)
 
     # --- for who answers requests ----------------------------------------------------------------
 
@@ -311,7 +313,9 @@ class QuicConnection:
         self._busy -= 1
         if not stream.is_send_ended:
             stream.reset(INTERNAL_ERROR)
-        self.finish(stream.id)
+        if self._streams.get(stream.id) is stream:
+            del self._streams[stream.id]
+        self._growth.give_back(stream.id)
 
     # --- receiving -------------------------------------------------------------------------------
 
@@ -347,7 +351,11 @@ class QuicConnection:
 
     def received(self, now: float) -> None:
         """Work on what the datagrams of a batch brought."""
+        if self.closed.is_set():
+            return
         core = self._core
+        if now >= self._heard_at + KEEPALIVE_S:
+            core.forget_silence()
         self._heard_at = now
         self._handle_events()
         if self.closed.is_set():
@@ -436,7 +444,9 @@ class QuicConnection:
         return min(wake_at, self._keepalive_at(), self._handshake_deadline()) + _LATE_S
 
     def _keepalive_at(self) -> float:
-        return max(self._heard_at, self._asked_at) + KEEPALIVE_S if self._is_client else inf
+        if not self._is_client or not self.established.is_set():
+            return inf
+        return max(self._heard_at, self._asked_at) + KEEPALIVE_S
 
     def _handshake_deadline(self) -> float:
         return inf if self.established.is_set() else self._began_at + HANDSHAKE_TIMEOUT_S
@@ -460,7 +470,7 @@ class QuicConnection:
         self._handle_timers(now)
         if self.closed.is_set():
             return
-        if self._has_data:
+        if self._has_data or self._must_send:
             core.ack_at(now)
         if core.is_confirmed:
             self._size_datagrams(now)
@@ -482,7 +492,7 @@ class QuicConnection:
                 self._handle_events()
         if now >= self._keepalive_at():
             self._asked_at = now
-            self._core.send_ping(0)
+            self._core.ask_for_a_sign()
 
     def _size_datagrams(self, now: float) -> None:
         core = self._core

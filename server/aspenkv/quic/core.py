@@ -149,6 +149,18 @@ class Core(AioquicConnection):
         if space is not None and space.ack_at is not None:
             space.ack_at = min(space.ack_at, now)
 
+    def ask_for_a_sign(self) -> None:
+        """Send something that the peer acknowledges, even if the congestion window is full."""
+        self._send_probe()
+
+    def forget_silence(self) -> None:
+        """Probe at once for what was sent while nothing was heard.
+
+        The probe timeout doubles each time that nothing comes back (RFC 9002 §6.2.1). When the path
+        works again, that could mean to wait for as long as it was broken.
+        """
+        self._loss._pto_count = 0
+
     def fill_datagrams_to(self, datagram_bytes: int) -> None:
         """Send datagrams of up to this size from now on."""
         if datagram_bytes != self._max_datagram_size:

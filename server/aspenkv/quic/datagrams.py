@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Address = tuple[Any, ...]
 """Host and port, and for IPv6 flow information and scope, as the socket module has them."""
@@ -40,3 +40,24 @@ class DatagramSocket(Protocol):
 
     def close(self) -> None:
         """Close the socket. Who waits for it gets :class:`trio.ClosedResourceError`."""
+
+
+class Path(NamedTuple):
+    """One way to a server: a family of addresses of the socket module, and an address of it."""
+
+    family: int
+    address: Address
+
+
+class Network(Protocol):
+    """What carries datagrams from here to a server."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[Path]:
+        """Return the ways to a name, the best first. Raises :class:`OSError` if it has none."""
+
+    def connect(self, path: Path) -> DatagramSocket:
+        """Open a socket to exchange datagrams with one address.
+
+        Raises:
+            OSError: there is no way there.
+        """

@@ -1,4 +1,4 @@
-"""How a stream or a connection ended, in the terms of QUIC."""
+"""How a stream or a connection ended. The codes are those of docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ MESSAGE_TOO_LARGE: Final = 2
 """The message is longer than its receiver takes."""
 SHUTTING_DOWN: Final = 3
 """The server ends."""
+WRONG_SERVER: Final = 4
+"""The server is not the one that the client wants."""
 
 
 class StreamResetError(AspenKvError):

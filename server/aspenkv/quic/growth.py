@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from aspenkv.limits import CONNECTION_REQUEST_BYTES_MAX, STREAM_REQUEST_BYTES_MAX
+from aspenkv.limits import CONNECTION_REQUEST_BYTES_MAX, REQUEST_BYTES_MAX
 
-_GROWN_MAX = CONNECTION_REQUEST_BYTES_MAX // STREAM_REQUEST_BYTES_MAX
+_GROWN_MAX = CONNECTION_REQUEST_BYTES_MAX // REQUEST_BYTES_MAX
 
 
 class RequestGrowth:

@@ -10,8 +10,8 @@ import trio
 from aspenkv.errors import AspenKvError, RemoteProtocolError
 from aspenkv.limits import (
     REPLY_WINDOW_BYTES,
+    REQUEST_BYTES_MAX,
     SEND_CHUNK_BYTES,
-    STREAM_REQUEST_BYTES_MAX,
     STREAM_WINDOW_BYTES,
 )
 from aspenkv.quic.errors import MESSAGE_TOO_LARGE, NO_ERROR, StreamResetError
@@ -157,6 +157,7 @@ class QuicStream:
             ConnectionLostError: the connection is gone.
             StreamResetError: the peer does not want the rest, or :meth:`reset` was called.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         for start in range(0, max(len(data), 1), SEND_CHUNK_BYTES):
             await self._connection.wait_for_room()
             if self._error is not None:
@@ -243,7 +244,7 @@ class Request:
     __slots__ = ("_connection", "_pieces", "_size", "_stream")
 
     def __init__(self, connection: QuicConnection, stream_id: int) -> None:
-        """Collect up to ``STREAM_REQUEST_BYTES_MAX`` bytes."""
+        """Collect up to ``REQUEST_BYTES_MAX`` bytes."""
         self._connection = connection
         self._stream = QuicStream(connection, stream_id)
         self._pieces: list[bytes] = []
@@ -252,7 +253,7 @@ class Request:
     def data_received(self, data: bytes, *, is_end: bool) -> None:
         """Collect the request, and hand it over when it is complete."""
         self._size += len(data)
-        if self._size > STREAM_REQUEST_BYTES_MAX:
+        if self._size > REQUEST_BYTES_MAX:
             self._pieces.clear()
             self._connection.abandon(self._stream.id, MESSAGE_TOO_LARGE)
             return

@@ -20,7 +20,7 @@ from aspenkv.limits import (
     RECEIVE_BATCH_BYTES_MAX,
     SOCKET_BUFFER_BYTES,
 )
-from aspenkv.quic.datagrams import Address, Datagram
+from aspenkv.quic.datagrams import Address, Datagram, Path
 
 # From linux/in.h, linux/in6.h, linux/udp.h and asm-generic/socket.h, for the socket module lacks
 # them.
@@ -34,7 +34,10 @@ _UDP_GRO: Final = 104
 _SO_RCVBUFFORCE: Final = 33
 _SO_SNDBUFFORCE: Final = 32
 
-_HEADER_BYTES: Final = {socket.AF_INET: 20 + 8, socket.AF_INET6: 40 + 8}  # IP and UDP
+_HEADER_BYTES: Final[dict[int, int]] = {
+    socket.AF_INET: 20 + 8,
+    socket.AF_INET6: 40 + 8,
+}  # IP and UDP
 _SEGMENTS_MAX: Final = 64  # UDP_MAX_SEGMENTS
 _SEND_BYTES_MAX: Final = 65_507  # of one UDP_SEGMENT call
 _RECEIVE_BYTES: Final = 65_535
@@ -47,7 +50,7 @@ _NO_OFFLOAD: Final = frozenset({errno.EIO, errno.EINVAL, errno.EOPNOTSUPP})
 class UdpSocket:
     """A UDP socket, bound (server) or connected to one peer (client)."""
 
-    def __init__(self, family: socket.AddressFamily) -> None:
+    def __init__(self, family: int) -> None:
         """Open a socket of a family, not yet bound or connected."""
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._family = family
@@ -212,7 +215,7 @@ def _discover_mtu(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
 
 
-def _datagram_bytes(connected: socket.socket, family: socket.AddressFamily) -> int:
+def _datagram_bytes(connected: socket.socket, family: int) -> int:
     if family == socket.AF_INET6:
         mtu = connected.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
     else:
@@ -228,29 +231,26 @@ def _has_option(sock: socket.socket, option: int) -> bool:
     return True
 
 
-async def resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, Address]]:
-    """Return the UDP addresses of a name, the best first.
+class UdpNetwork:
+    """UDP as this machine has it; see :class:`~aspenkv.quic.datagrams.Network`."""
 
-    Raises:
-        OSError: the name has none.
-    """
-    found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    return [(family, address) for family, _, _, _, address in found if family in _HEADER_BYTES]
+    async def resolve(self, host: str, port: int) -> list[Path]:
+        """Return the addresses of a name. Raises :class:`OSError` if it has none."""
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        return [Path(family, address) for family, _, _, _, address in found]
+
+    def connect(self, path: Path) -> UdpSocket:
+        """Open a connected socket. Raises :class:`OSError` if there is no way there."""
+        opened = UdpSocket(path.family)
+        try:
+            opened.connect(path.address)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
 
-def connect_udp(family: socket.AddressFamily, address: Address) -> UdpSocket:
-    """Open a socket that exchanges datagrams with one peer.
-
-    Raises:
-        OSError: there is no way there.
-    """
-    opened = UdpSocket(family)
-    try:
-        opened.connect(address)
-    except BaseException:
-        opened.close()
-        raise
-    return opened
+UDP: Final = UdpNetwork()
 
 
 @contextmanager
