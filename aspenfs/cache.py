@@ -1,4 +1,4 @@
-"""The read, meta, scan and names caches: bounded, with a time to live, and never older than an event seen.
+"""The caches: bounded, with a time to live, and never older than an event seen.
 
 A cache answers with what a read of the store could have answered: the value as of some moment not
 longer ago than its time to live or, while a watch is live, as of the last event handed to it. What
@@ -149,6 +149,7 @@ class TtlCache(Generic[V]):
         self._clock = clock
         self._size_of = size_of
         self._live = False
+        self._live_until_s = float("-inf")
         self._entries: LRUCache[bytes, _Entry[V]] = LRUCache(entries_max)
         self._bytes = 0
         self._sequence = 0  # counts events and stores; an order, not a time
@@ -163,10 +164,12 @@ class TtlCache(Generic[V]):
         except KeyError:
             self._misses += 1
             return None
-        if not self._live and self._clock() - entry.stored_at_s >= self._ttl_s:
-            self._remove(key)
-            self._misses += 1
-            return None
+        if not self._live:
+            right_at_s = max(entry.stored_at_s, self._live_until_s)
+            if self._clock() - right_at_s >= self._ttl_s:
+                self._remove(key)
+                self._misses += 1
+                return None
         self._hits += 1
         return entry.value
 
@@ -251,9 +254,11 @@ class TtlCache(Generic[V]):
     def set_live(self, live: bool) -> None:
         """Say whether every change by others is being reported to this cache.
 
-        While it is, entries outlive their TTL. When it ends, the age of each entry counts from when
-        it was stored. Before saying True, report what was missed, or :meth:`clear`.
+        While it is, entries outlive their TTL. When it ends, the age of each entry counts from
+        then: it was right until then. Before saying True, report what was missed, or :meth:`clear`.
         """
+        if self._live and not live:
+            self._live_until_s = self._clock()
         self._live = live
 
     def statistics(self) -> CacheStatistics:

@@ -575,6 +575,11 @@ class Filesystem:
         """Set who is told what other clients change; see :class:`aspenfs.watch.Watcher`."""
         self._watcher.listen(listener)
 
+    @property
+    def hears_of_changes(self) -> bool:
+        """Whether the listener is told of every change by others now."""
+        return self._watcher.is_live
+
     def known_inodes(self) -> list[Ino]:
         """Return the inodes that the caller may still name: looked up and not forgotten."""
         return list(self._lookup_counts)

@@ -30,6 +30,8 @@ KNOWN_NAME_BYTES: Final = 128  # what a name of usual length takes in a set
 CACHE_EVENT_KEYS_MAX: Final = 2048  # changes during one read that a fill can be checked against
 CACHE_EVENT_RANGES_MAX: Final = 64  # the same for ranges; each check walks the newer ones
 
+WATCH_CATCH_UP_S: Final = 0.1  # between looks at how far a watch that goes on has come
+
 WRITEBACK_DELAY_S: Final = 0.5
 DIRTY_FILE_BYTES_MAX: Final = 1024 * 1024  # one commit's worth; a sequential writer streams
 DIRTY_EXTENTS_MAX: Final = 1024  # scattered writes that wait, per file

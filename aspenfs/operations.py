@@ -52,7 +52,8 @@ class Operations(pyfuse3.Operations):
 
     Args:
         filesystem: what is served.
-        entry_timeout_s: how long the kernel may believe a name without asking again.
+        entry_timeout_s: how long the kernel may believe a name without asking again, while it is
+            told what others change.
         attr_timeout_s: the same for attributes.
     """
 
@@ -100,8 +101,9 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns = found.mtime_ns
         entry.st_ctime_ns = found.ctime_ns
         entry.generation = found.generation
-        entry.entry_timeout = self._entry_timeout_s
-        entry.attr_timeout = self._attr_timeout_s
+        is_told = self._fs.hears_of_changes
+        entry.entry_timeout = self._entry_timeout_s if is_told else 0
+        entry.attr_timeout = self._attr_timeout_s if is_told else 0
         return entry
 
     # --- inodes and names -----------------------------------------------------------------------
@@ -119,7 +121,7 @@ class Operations(pyfuse3.Operations):
                 raise
         absent = pyfuse3.EntryAttributes()
         absent.st_ino = 0
-        absent.entry_timeout = self._entry_timeout_s
+        absent.entry_timeout = self._entry_timeout_s if self._fs.hears_of_changes else 0
         return absent
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -227,10 +229,11 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """See Filesystem.open. The kernel keeps its pages: whoever else writes is told to it."""
+        """See Filesystem.open. The kernel keeps its pages if it is told who else writes."""
         direct = _is_direct(flags)
         fh = await self._fs.open(Ino(inode), flags, drops_set_id=direct and ctx.uid != 0)
-        return pyfuse3.FileInfo(fh=fh, keep_cache=True, direct_io=direct)
+        keep = self._fs.hears_of_changes
+        return pyfuse3.FileInfo(fh=fh, keep_cache=keep, direct_io=direct)
 
     @_handler
     async def create(
@@ -251,7 +254,8 @@ class Operations(pyfuse3.Operations):
             _context(ctx),
             drops_set_id=direct and ctx.uid != 0,
         )
-        return pyfuse3.FileInfo(fh=fh, keep_cache=True, direct_io=direct), self._entry(made)
+        keep = self._fs.hears_of_changes
+        return pyfuse3.FileInfo(fh=fh, keep_cache=keep, direct_io=direct), self._entry(made)
 
     @_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:

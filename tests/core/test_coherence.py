@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator
+from typing import cast
 
+import pyfuse3
 import pytest
+import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import aspenkv.watches
@@ -18,13 +21,18 @@ from aspenfs.limits import (
     READ_ATTEMPTS_MAX,
     TXN_BACKOFF_FIRST_S,
     TXN_BACKOFF_MAX_S,
+    WATCH_CATCH_UP_S,
 )
+from aspenfs.operations import Operations
 from aspenfs.types import ROOT_INO, AttributeChanges, Ino
+from aspenkv.contract import WatchEvent
 from aspenkv.errors import TooManyError
 from aspenkv.service import Service
+from aspenkv.watches import PrefixWatch
 from tests.core.conftest import Open
 from tests.core.steering import (
     ROOT,
+    Gate,
     SteeredClient,
     make_file,
     names,
@@ -33,6 +41,9 @@ from tests.core.steering import (
     refused,
     turn,
 )
+
+NO_CONTEXT = cast("pyfuse3.RequestContext", None)
+"""Handlers that do not ask who calls take this."""
 
 
 @pytest.fixture
@@ -356,3 +367,141 @@ async def test_a_hole_that_two_clients_fill_is_counted_once(
         await fs.flush(fh)
     assert (await fs.getattr(ino)).allocated_bytes == CHUNK_BYTES
     assert (await read_file(fs, ino))[CHUNK_BYTES:][:11] == b"ours\0theirs"
+
+
+# --- a store that is away ------------------------------------------------------------------------
+
+AWAY = pytest.mark.logs("changes by others cannot be followed")
+
+
+@AWAY
+async def test_what_is_cached_answers_for_its_time_to_live_while_the_store_is_away(
+    fs: Filesystem,
+    store: SteeredClient,
+    ino: Ino,
+    told: list[ParsedKey | None],
+    mock_clock: MockClock,
+) -> None:
+    await turn(mock_clock, 10 * META_CACHE_TTL_S)  # long cached, and right all the time
+    store.leave()
+    await turn(mock_clock, META_CACHE_TTL_S / 2)
+    assert told == [None]  # the kernel's copies
+    assert not fs.hears_of_changes
+    gets = store.gets
+    assert (await fs.lookup(ROOT_INO, b"file")).ino == ino
+    assert await read_file(fs, ino) == b"content"
+    assert store.gets == gets
+    await turn(mock_clock, META_CACHE_TTL_S / 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fs.getattr, ino)
+        await wait_all_tasks_blocked()
+        assert store.gets > gets
+        store.come_back()
+
+
+@AWAY
+async def test_a_watch_goes_on_where_it_broke(
+    fs: Filesystem,
+    peer: Filesystem,
+    store: SteeredClient,
+    ino: Ino,
+    told: list[ParsedKey | None],
+    mock_clock: MockClock,
+) -> None:
+    other = await make_file(fs, b"other", b"x")
+    store.leave()
+    await wait_all_tasks_blocked()
+    await peer.setattr(ino, AttributeChanges(mode=0o600))
+    store.come_back()
+    told.clear()
+    await turn(mock_clock, TXN_BACKOFF_MAX_S)
+    assert fs.hears_of_changes
+    assert ParsedKey("I", ino) in told
+    assert None not in told
+    gets = store.gets
+    assert (await fs.getattr(other)).size == 1  # it was kept
+    assert store.gets == gets
+    assert (await fs.getattr(ino)).mode & 0o777 == 0o600
+    await turn(mock_clock, 10 * META_CACHE_TTL_S)
+    gets = store.gets
+    await fs.getattr(other)
+    assert store.gets == gets
+
+
+@AWAY
+async def test_a_watch_that_missed_what_the_store_has_forgotten_drops_everything(
+    fs: Filesystem,
+    peer: Filesystem,
+    store: SteeredClient,
+    ino: Ino,
+    told: list[ParsedKey | None],
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,
+) -> None:
+    monkeypatch.setattr(aspenkv.watches, "HISTORY_EVENTS_MAX", 1)
+    store.leave()
+    await wait_all_tasks_blocked()
+    for mode in (0o600, 0o640):
+        await peer.setattr(ino, AttributeChanges(mode=mode))
+    store.come_back()
+    told.clear()
+    for _ in range(3):
+        await turn(mock_clock, TXN_BACKOFF_MAX_S)
+    assert fs.hears_of_changes
+    assert set(told) == {None}
+    assert (await fs.getattr(ino)).mode & 0o777 == 0o640
+
+
+@AWAY
+async def test_the_caches_are_live_again_only_when_all_that_was_missed_is_applied(
+    fs: Filesystem,
+    peer: Filesystem,
+    store: SteeredClient,
+    ino: Ino,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = Gate()
+
+    class LateWatch(PrefixWatch):
+        """A watch whose events are a while on their way."""
+
+        async def __anext__(self) -> WatchEvent:
+            await gate()
+            return await super().__anext__()
+
+    store.leave()
+    await wait_all_tasks_blocked()
+    await peer.setattr(ino, AttributeChanges(mode=0o600))
+    monkeypatch.setattr(aspenkv.watches, "PrefixWatch", LateWatch)
+    store.come_back()
+    await turn(mock_clock, TXN_BACKOFF_MAX_S)
+    await turn(mock_clock, WATCH_CATCH_UP_S)
+    assert not fs.hears_of_changes
+    await turn(mock_clock, META_CACHE_TTL_S)
+    assert (await fs.getattr(ino)).mode & 0o777 == 0o600
+    gate.open()
+    await turn(mock_clock, WATCH_CATCH_UP_S)
+    assert fs.hears_of_changes
+
+
+@AWAY
+async def test_the_kernel_believes_nothing_while_it_is_not_told_of_changes(
+    fs: Filesystem, store: SteeredClient, ino: Ino, mock_clock: MockClock
+) -> None:
+    served = Operations(fs, entry_timeout_s=10, attr_timeout_s=20)
+
+    async def timeouts() -> tuple[float, float, float]:
+        found = await served.lookup(ROOT_INO, b"file", NO_CONTEXT)
+        absent = await served.lookup(ROOT_INO, b"absent", NO_CONTEXT)
+        return found.entry_timeout, found.attr_timeout, absent.entry_timeout
+
+    assert await timeouts() == (10, 20, 10)
+    assert (await served.open(ino, os.O_RDONLY, NO_CONTEXT)).keep_cache
+    store.leave()
+    await wait_all_tasks_blocked()
+    assert await timeouts() == (0, 0, 0)
+    assert not (await served.open(ino, os.O_RDONLY, NO_CONTEXT)).keep_cache
+    store.come_back()
+    await turn(mock_clock, TXN_BACKOFF_MAX_S)
+    assert await timeouts() == (10, 20, 10)

@@ -90,17 +90,22 @@ def test_a_live_cache_outlives_the_ttl(cache: TtlCache[bytes], clock: FakeClock)
     assert cache.get(b"k") == b"v"
 
 
-def test_when_it_is_no_longer_live_the_ttl_counts_from_the_start(
+def test_when_it_is_no_longer_live_the_ttl_counts_from_then(
     cache: TtlCache[bytes], clock: FakeClock
 ) -> None:
+    fill(cache, b"before", b"value")
     cache.set_live(True)
-    fill(cache, b"old", b"v")
-    clock.now_s += TTL_S - 1
-    fill(cache, b"young", b"v")
-    clock.now_s += 1
+    fill(cache, b"live", b"value")
+    clock.now_s += 100
     cache.set_live(False)
-    assert cache.get(b"old") is None
-    assert cache.get(b"young") == b"v"
+    cache.set_live(False)
+    clock.now_s += TTL_S / 2
+    cache.set_live(False)  # says nothing new
+    fill(cache, b"after", b"value")
+    clock.now_s += TTL_S / 2 - 0.1
+    assert [cache.get(key) for key in (b"before", b"live", b"after")] == [b"value"] * 3
+    clock.now_s += 0.1
+    assert [cache.get(key) for key in (b"before", b"live", b"after")] == [None, None, b"value"]
 
 
 # Bounds
