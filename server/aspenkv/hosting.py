@@ -61,7 +61,7 @@ async def open_listener(
             Endpoint(_reachable(listen.host), each.getsockname()[1]) for each in sockets
         )
         await _offer_ticket(service, ticket_file, known, endpoints, identity.fingerprint)
-        listener = Listener(service, identity.server_id)
+        listener = Listener(service)
         async with trio.open_nursery() as nursery:
             await nursery.start(listener.run)
             server: QuicServer = await nursery.start(

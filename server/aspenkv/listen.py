@@ -1,12 +1,14 @@
 """The server's end of every connection: hello, then requests handed to the client's session.
 
 Nothing is served before a ticket was accepted. Each request runs in a task of its own, which ends
-when its stream is reset, when its connection breaks, or at its deadline.
+when its stream is reset, when its connection breaks, or at its deadline. One more task attends to
+each connection, and hangs up on who shows no ticket and on whose session is over.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -24,6 +26,10 @@ from aspenkv.errors import (
 )
 from aspenkv.limits import (
     DRAIN_S,
+    HANG_UP_S,
+    HELLO_BYTES_MAX,
+    HELLO_TIMEOUT_S,
+    SERVER_ID_BYTES,
     SESSION_REQUESTS_MAX,
     SLOTS_MAX,
     UNCOUNTED_REPLY_BYTES,
@@ -57,8 +63,8 @@ from aspenkv.protocol import (
     encode_reply,
     encode_watch_message,
 )
-from aspenkv.quic import QuicConnection, QuicStream
-from aspenkv.quic.errors import NO_ERROR
+from aspenkv.quic import QuicConnection, QuicStream, StreamResetError
+from aspenkv.quic.errors import MESSAGE_TOO_LARGE, NO_ERROR
 from aspenkv.remote import RemoteSession
 from aspenkv.service import Service
 from aspenkv.tickets import Endpoint
@@ -76,38 +82,48 @@ class _Peer:
     def __init__(self) -> None:
         self.session: RemoteSession | None = None
         self.is_welcoming = False
+        self.welcomed = trio.Event()
+        self.attention = trio.CancelScope()
 
 
 class Listener:
     """Answers the requests of all connections of one server; the QUIC driver calls its methods."""
 
-    def __init__(self, service: Service, server_id: bytes) -> None:
+    def __init__(self, service: Service) -> None:
         """Take the service behind it; :meth:`run` comes first."""
         self._service = service
-        self._server_id = server_id
+        # Tells this process from the one before: each knows another ``started_revision``.
+        self._server_id = secrets.token_bytes(SERVER_ID_BYTES)
         self._nursery: trio.Nursery | None = None
         self._requests = 0
         self._no_requests = trio.Event()
         self._is_draining = False
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hang up on clients whose session is over, until cancelled."""
+        """Attend to connections until cancelled, which must not be before they are gone."""
         async with trio.open_nursery() as self._nursery:
             task_status.started()
             await trio.sleep_forever()
 
     def connected(self, connection: QuicConnection) -> None:
         """Make room for what is kept of a connection."""
-        connection.state = _Peer()
+        assert self._nursery is not None, "run() comes first"
+        connection.state = peer = _Peer()
+        self._nursery.start_soon(_attend, connection, peer)
 
     def disconnected(self, connection: QuicConnection) -> None:
         """Tell the client's session that it has a connection less."""
-        session = _peer(connection).session
-        if session is not None:
-            session.detach()
+        peer = _peer(connection)
+        peer.attention.cancel()
+        if peer.session is not None:
+            peer.session.detach()
 
     async def handle(self, connection: QuicConnection, stream: QuicStream, frame: bytes) -> None:
         """Answer one request on the stream that it came by."""
+        peer = _peer(connection)
+        if peer.session is None and len(frame) > HELLO_BYTES_MAX:
+            stream.reset(MESSAGE_TOO_LARGE)
+            return
         try:
             request_id, deadline_ms, request = decode_request(frame)
         except BadRequestError as error:
@@ -117,17 +133,17 @@ class Listener:
             await stream.send(encode_error(NO_REQUEST, error), end=True)
             return
         if isinstance(request, OpenWatch):
-            await self._serve_watch(_peer(connection), stream, request)
+            await self._serve_watch(peer, stream, request)
             return
         self._requests += 1
         try:
-            if isinstance(request, Hello):
-                await self._welcome(connection, stream, request_id, request)
-            else:
-                with trio.move_on_after(deadline_ms / _MS_PER_S) as patience:
-                    await self._answer(_peer(connection), stream, request_id, request, len(frame))
-                if patience.cancelled_caught:
-                    stream.reset(NO_ERROR)
+            with trio.move_on_after(deadline_ms / _MS_PER_S) as patience:
+                if isinstance(request, Hello):
+                    await self._welcome(connection, peer, stream, request_id, request)
+                else:
+                    await self._answer(peer, stream, request_id, request, len(frame))
+            if patience.cancelled_caught:
+                stream.reset(NO_ERROR)
         finally:
             self._requests -= 1
             if not self._requests:
@@ -155,7 +171,7 @@ class Listener:
                 if len(reply) > UNCOUNTED_REPLY_BYTES:
                     work.add(len(reply))
                 await stream.send(reply, end=True)
-        except ConnectionLostError:
+        except (ConnectionLostError, StreamResetError):
             raise
         except AspenKvError as error:
             if isinstance(error, EngineError):
@@ -174,9 +190,13 @@ class Listener:
         return peer.session
 
     async def _welcome(
-        self, connection: QuicConnection, stream: QuicStream, request_id: int, hello: Hello
+        self,
+        connection: QuicConnection,
+        peer: _Peer,
+        stream: QuicStream,
+        request_id: int,
+        hello: Hello,
     ) -> None:
-        peer = _peer(connection)
         try:
             if self._is_draining:
                 raise UnavailableError("the server is about to end: ask another, or later")
@@ -184,21 +204,19 @@ class Listener:
                 raise AccessDeniedError("a ticket was already shown on this connection")
             peer.is_welcoming = True
             grant = self._service.authenticate(hello.ticket_id, hello.secret)
-            host, port = connection.peer_address[:2]
             session = await self._service.attach(
-                hello.session, hello.ticket_id, grant, hello.client, str(Endpoint(host, port))
+                hello.session, hello.ticket_id, grant, hello.client, _address(connection)
             )
         except AspenKvError as error:
-            log.info("refused a client: %s", error)
+            log.info("refused a client at %s: %s", _address(connection), error)
             await stream.send(encode_error(request_id, error), end=True)
             return
         if connection.closed.is_set():  # meanwhile
             session.detach()
             return
         peer.session = session
+        peer.welcomed.set()
         connection.admit()
-        assert self._nursery is not None, "run() comes first"
-        self._nursery.start_soon(_hang_up_when_over, connection, session)
         reply = HelloReply(
             server_id=self._server_id,
             version=VERSION,
@@ -223,44 +241,54 @@ class Listener:
                 skip_own=request.skip_own,
             ) as watch:
                 await _send_events(watch, stream)
-        except ConnectionLostError:
+        except (ConnectionLostError, StreamResetError):
             raise
         except AspenKvError as error:
             await stream.send(encode_watch_message(error), end=True)
 
 
 async def _send_events(watch: Watch, stream: QuicStream) -> None:
-    revision = watch.revision
-    await stream.send(encode_watch_message(WatchOpened(revision)))
+    """Send what a watch sees; where nothing comes for a while, how far it has seen."""
+    told = watch.revision
+    await stream.send(encode_watch_message(WatchOpened(told)))
     events = aiter(watch)
+    patience_s = 0.0  # first what was missed, and at once how far that reaches
     while True:
-        with trio.move_on_after(WATCH_PROGRESS_S):
+        event = None
+        with trio.move_on_after(patience_s):  # and no more: what was taken must be sent, and whole
             event = await anext(events)
-            revision = event.revision
+        if event is not None:
+            told = event.revision
             await stream.send(encode_watch_message(event))
             continue
-        if watch.revision > revision:
-            revision = watch.revision
-            await stream.send(encode_watch_message(WatchProgress(revision)))
+        patience_s = WATCH_PROGRESS_S
+        if watch.revision > told:
+            told = watch.revision
+            await stream.send(encode_watch_message(WatchProgress(told)))
 
 
-async def _hang_up_when_over(connection: QuicConnection, session: RemoteSession) -> None:
-    """Close a connection when its client's session ends before it."""
-    async with trio.open_nursery() as nursery:
-
-        async def until_closed() -> None:
-            await connection.closed.wait()
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(until_closed)
-        await session.ended.wait()
-        connection.close(NO_ERROR, str(session.failure or ""))
+async def _attend(connection: QuicConnection, peer: _Peer) -> None:
+    """Hang up on a client that shows no ticket in time, or whose session is over."""
+    with peer.attention:  # ends with the connection
+        with trio.move_on_after(HELLO_TIMEOUT_S):
+            await peer.welcomed.wait()
+        if peer.session is None:
+            connection.close(NO_ERROR, "no ticket was shown in time")
+            return
+        await peer.session.ended.wait()
+        await trio.sleep(HANG_UP_S)  # every call is answered with the reason
+        connection.close(NO_ERROR, str(peer.session.failure))
 
 
 def _peer(connection: QuicConnection) -> _Peer:
     peer = connection.state
     assert isinstance(peer, _Peer), "connected() comes first"
     return peer
+
+
+def _address(connection: QuicConnection) -> str:
+    host, port = connection.peer_address[:2]
+    return str(Endpoint(host, port))
 
 
 async def _get(session: RemoteSession, request: Get) -> object:
