@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any, Final
 
 import trio
 
 from aspenkv.contract import Watch, WatchEvent
-from aspenkv.errors import ConnectionLostError, RemoteProtocolError, UnavailableError
+from aspenkv.errors import AspenKvError, ClosedError, ConnectionLostError, UnavailableError
 from aspenkv.limits import HELLO_TIMEOUT_S, REPLY_BYTES_MAX
 from aspenkv.protocol import (
     VERSION,
@@ -25,7 +26,9 @@ from aspenkv.protocol import (
     encode_request,
 )
 from aspenkv.quic import QuicConnection, QuicStream, connect_quic
+from aspenkv.quic.datagrams import Network
 from aspenkv.quic.errors import NO_ERROR, StreamResetError
+from aspenkv.quic.udp import UDP
 from aspenkv.tickets import Endpoint, Ticket
 
 _MS_PER_S: Final = 1000
@@ -33,7 +36,13 @@ _MS_PER_S: Final = 1000
 
 @asynccontextmanager
 async def dial(
-    endpoint: Endpoint, session: bytes, deadline_s: float, *, ticket: Ticket, client: str
+    endpoint: Endpoint,
+    session: bytes,
+    deadline_s: float,
+    *,
+    ticket: Ticket,
+    client: str,
+    network: Network = UDP,
 ) -> AsyncIterator[Channel]:
     """Connect to a server, show the ticket, and hang up when the block ends.
 
@@ -43,6 +52,7 @@ async def dial(
         deadline_s: when to give up, on trio's clock.
         ticket: how to know the server, and what to show it.
         client: what the server's status calls this client.
+        network: what carries the datagrams.
 
     Raises:
         UnavailableError: nobody answers there.
@@ -55,7 +65,11 @@ async def dial(
     if timeout_s <= 0:
         raise UnavailableError(f"no time is left to connect to {endpoint}")
     async with connect_quic(
-        endpoint.host, endpoint.port, fingerprint=ticket.fingerprint, connect_timeout_s=timeout_s
+        endpoint.host,
+        endpoint.port,
+        fingerprint=ticket.fingerprint,
+        connect_timeout_s=timeout_s,
+        network=network,
     ) as connection:
         channel = Channel(connection)
         try:
@@ -134,20 +148,19 @@ class Channel:
             ConnectionLostError: the connection broke, here or while events are awaited.
             WatchGapError, TooManyError, AccessDeniedError: as the server says.
         """
-        stream = await self._connection.open_stream()
-        try:
-            with trio.move_on_at(deadline_s) as patience:
-                frame = encode_request(
-                    next(self._request_ids), _milliseconds_left(deadline_s), request
-                )
+        frame = encode_request(next(self._request_ids), _milliseconds_left(deadline_s), request)
+        watch: RemoteWatch | None = None
+        async with AsyncExitStack() as stack:
+            with trio.move_on_at(deadline_s):
+                stream = await self._connection.open_stream()
+                stack.callback(stream.reset, NO_ERROR)
                 await stream.send(frame, end=True)
-                watch = RemoteWatch(stream)
-                await watch.opened()
-            if patience.cancelled_caught:
+                opening = stack.enter_context(closing(RemoteWatch(stream)))
+                await opening.opened()
+                watch = opening
+            if watch is None:
                 raise ConnectionLostError("no answer came in time")
             yield watch
-        finally:
-            stream.reset(NO_ERROR)
 
 
 class RemoteWatch:
@@ -157,8 +170,9 @@ class RemoteWatch:
         """Take the stream on which the server sends its events."""
         self._stream = stream
         self._decoder = WatchDecoder()
-        self._messages: list[WatchOpened | WatchEvent | WatchProgress] = []
+        self._messages: deque[WatchOpened | WatchEvent | WatchProgress] = deque()
         self._revision = 0
+        self._is_closed = False
 
     @property
     def revision(self) -> int:
@@ -172,9 +186,13 @@ class RemoteWatch:
     async def opened(self) -> None:
         """Wait until the server has opened the watch."""
         message = await self._next()
-        if not isinstance(message, WatchOpened):
-            raise RemoteProtocolError("a watch that does not begin with its opening")
+        assert isinstance(message, WatchOpened), "the decoder lets nothing else come first"
         self._revision = message.revision
+
+    def close(self) -> None:
+        """Have no more events; what the iterator raises then is ClosedError."""
+        self._is_closed = True
+        self._messages.clear()
 
     async def __anext__(self) -> WatchEvent:
         """Return the next event, waiting for it."""
@@ -190,11 +208,14 @@ class RemoteWatch:
             try:
                 data = await self._stream.receive_some()
             except StreamResetError as error:
-                raise ConnectionLostError(f"the server gave up the watch: {error}") from None
-            if not data:
-                raise ConnectionLostError("the server ended the watch")
-            self._messages = self._decoder.receive_data(data)
-        return self._messages.pop(0)
+                raise self._why_ended(error) from None
+            self._messages.extend(self._decoder.receive_data(data))
+        return self._messages.popleft()
+
+    def _why_ended(self, reset: StreamResetError) -> AspenKvError:
+        if self._is_closed:
+            return ClosedError("the watch was closed")
+        return ConnectionLostError(f"the server gave up the watch: {reset}")
 
 
 def _milliseconds_left(deadline_s: float) -> int:

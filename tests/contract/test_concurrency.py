@@ -5,15 +5,15 @@ from __future__ import annotations
 import trio
 
 from aspenkv.contract import ABSENT, Add, Check, KeyValue, Op, Put, RevisionIs
-from aspenkv.service import Service
+from tests.contract.carriers import Connect, settle
 
 BIG = 200_000
 """Bytes of a value that makes a commit run in a thread."""
 
 
-async def test_large_and_small_commits_have_one_order(service: Service) -> None:
+async def test_large_and_small_commits_have_one_order(connect: Connect) -> None:
     """Each commit adds one and is seen once, in the order of revisions."""
-    watcher = service.connect()
+    watcher = await connect()
 
     async def work(kv: KeyValue, size: int) -> None:
         for _ in range(10):
@@ -23,7 +23,7 @@ async def test_large_and_small_commits_have_one_order(service: Service) -> None:
     async with watcher.watch(b"") as watch:
         async with trio.open_nursery() as nursery:
             for size in (1, BIG, 1, BIG):
-                nursery.start_soon(work, service.connect(), size)
+                nursery.start_soon(work, await connect(), size)
         seen = [(await anext(aiter(watch))).revision for _ in range(40)]
         assert seen == list(range(1, 41))
         assert watch.revision == 40
@@ -31,11 +31,11 @@ async def test_large_and_small_commits_have_one_order(service: Service) -> None:
     assert count == ((40).to_bytes(8, "little"), 40)
 
 
-async def test_one_winner_among_many(service: Service) -> None:
+async def test_one_winner_among_many(connect: Connect) -> None:
     wins: list[int] = []
 
     async def create(size: int) -> None:
-        kv = service.connect()
+        kv = await connect()
         checks: list[Check] = [RevisionIs(b"key", ABSENT)]
         result = await kv.commit(checks, [Put(b"key", bytes(size))])
         if result.failed_check is None:
@@ -47,9 +47,8 @@ async def test_one_winner_among_many(service: Service) -> None:
     assert len(wins) == 1
 
 
-async def test_reads_see_all_of_a_commit_or_nothing(service: Service) -> None:
+async def test_reads_see_all_of_a_commit_or_nothing(kv: KeyValue) -> None:
     """A reader meets commits in flight; both values are always of one revision."""
-    kv = service.connect()
     names = [b"a", b"b", b"large"]
     done = False
 
@@ -76,8 +75,7 @@ async def test_reads_see_all_of_a_commit_or_nothing(service: Service) -> None:
             await trio.lowlevel.checkpoint()
 
 
-async def test_a_cancelled_commit_ran_wholly_or_not_at_all(service: Service) -> None:
-    kv = service.connect()
+async def test_a_cancelled_commit_ran_wholly_or_not_at_all(kv: KeyValue) -> None:
     acknowledged = 0
     async with kv.watch(b"") as watch:
         for attempt in range(30):
@@ -85,6 +83,7 @@ async def test_a_cancelled_commit_ran_wholly_or_not_at_all(service: Service) -> 
                 await kv.commit([], [Add(b"count", 1), Put(b"value", bytes(BIG))])
                 acknowledged += 1
             assert scope.cancel_called or acknowledged
+        await settle()
         (count,) = await kv.get([b"count"])
         total = 0 if count is None else int.from_bytes(count.value, "little")
         assert acknowledged <= total <= 30
@@ -95,8 +94,7 @@ async def test_a_cancelled_commit_ran_wholly_or_not_at_all(service: Service) -> 
         assert watch.revision == total
 
 
-async def test_sync_returns_while_others_commit(service: Service) -> None:
-    kv = service.connect()
+async def test_sync_returns_while_others_commit(kv: KeyValue) -> None:
 
     async def commit() -> None:
         for _ in range(5):

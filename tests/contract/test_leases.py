@@ -21,14 +21,9 @@ from aspenkv.contract import (
 )
 from aspenkv.errors import EngineError, InvalidRequestError, LeaseNotFoundError, TooManyError
 from aspenkv.service import Service
+from tests.contract.carriers import Carrier, pass_time
 
 BIG = b"v" * 80_000
-
-
-@pytest.fixture
-def clock(mock_clock: MockClock) -> MockClock:
-    """Stand still until a test turns it."""
-    return mock_clock
 
 
 async def keys(kv: KeyValue) -> list[bytes]:
@@ -38,22 +33,21 @@ async def keys(kv: KeyValue) -> list[bytes]:
 
 async def turn(clock: MockClock, kv: KeyValue, seconds: float) -> None:
     """Let time pass, and the server do what is due."""
-    clock.jump(seconds)
-    await wait_all_tasks_blocked()
+    await pass_time(clock, seconds)
     with trio.fail_after(60):
         await kv.commit([], [])  # waits for a removal that is on its way
 
 
 async def test_keys_vanish_in_one_commit_when_the_lease_lapses(
-    kv: KeyValue, clock: MockClock
+    kv: KeyValue, clock: MockClock, carrier: Carrier
 ) -> None:
     lease = await kv.lease(10)
     ops: list[Op] = [Put(b"b", b"", lease), Put(b"a", BIG, lease), Put(b"stays", b"")]
     await kv.commit([], ops)
     async with kv.watch(b"", skip_own=True) as watch:
-        await turn(clock, kv, 9.999)
+        await turn(clock, kv, 10 - carrier.grain_s)
         assert await keys(kv) == [b"a", b"b", b"stays"]
-        await turn(clock, kv, 0.002)
+        await turn(clock, kv, 2 * carrier.grain_s)
         assert await keys(kv) == [b"stays"]
         changes = (Change(b"a", None, None), Change(b"b", None, None))
         assert await anext(aiter(watch)) == WatchEvent(2, changes)

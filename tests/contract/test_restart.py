@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from aspenkv.contract import KeyValue, Put, RevisionIs
 from aspenkv.errors import ClosedError, LeaseNotFoundError, WatchGapError
 from aspenkv.service import Service
+from tests.contract.carriers import Serve, pass_time
 
 OpenServer = Callable[[], AbstractAsyncContextManager[Service]]
 
@@ -23,26 +24,27 @@ async def keys(kv: KeyValue) -> list[bytes]:
     return [record.key for record in page.records]
 
 
-async def test_keys_values_and_revisions_are_kept(open_server: OpenServer) -> None:
-    async with open_server() as service:
-        kv = service.connect()
+async def test_keys_values_and_revisions_are_kept(serve: Serve) -> None:
+    async with serve() as connect:
+        kv = await connect()
         await kv.commit([], [Put(b"a", b"1"), Put(b"b", BIG)])
         await kv.commit([], [Put(b"\0\xff", b"")])
         await kv.sync()
-    async with open_server() as service:
-        kv = service.connect()
+    async with serve() as connect:
+        kv = await connect()
         assert await kv.revision() == 2
         assert (await kv.status()).revision == 2
         assert await kv.get([b"a", b"b", b"\0\xff"]) == [(b"1", 1), (BIG, 1), (b"", 2)]
         assert await kv.commit([RevisionIs(b"a", 1)], [Put(b"a", b"2")]) == (3, None)
 
 
-async def test_history_is_not_kept(open_server: OpenServer) -> None:
-    async with open_server() as service:
+async def test_history_is_not_kept(serve: Serve) -> None:
+    async with serve() as connect:
+        kv = await connect()
         for _ in range(3):
-            await service.connect().commit([], [Put(b"key", b"")])
-    async with open_server() as service:
-        kv = service.connect()
+            await kv.commit([], [Put(b"key", b"")])
+    async with serve() as connect:
+        kv = await connect()
         with pytest.raises(WatchGapError):
             async with kv.watch(b"", 2):
                 pass
@@ -54,7 +56,7 @@ async def test_history_is_not_kept(open_server: OpenServer) -> None:
 async def test_keys_of_the_servers_own_process_vanish_in_one_commit(
     open_server: OpenServer,
 ) -> None:
-    """Who held their lease died with the last server."""
+    """Who held their lease died with the last server: only direct clients do."""
     async with open_server() as service:
         kv = service.connect()
         lease, second = await kv.lease(3600), await kv.lease(3600)
@@ -80,25 +82,23 @@ async def test_a_restart_with_nothing_to_remove_makes_no_commit(open_server: Ope
         assert await service.connect().revision() == 2
 
 
-async def test_other_leases_have_their_full_time_again(
-    open_server: OpenServer, mock_clock: MockClock
-) -> None:
-    async with open_server() as service:
-        kv = service.connect(process_bound=False)
+async def test_other_leases_have_their_full_time_again(serve: Serve, clock: MockClock) -> None:
+    async with serve() as connect:
+        kv = await connect(process_bound=False)
         lease = await kv.lease(10)
         await kv.commit([], [Put(b"a", b"", lease), Put(b"b", b"", lease)])
         await kv.commit([], [Put(b"b", b"")])
-        mock_clock.jump(9)
-    async with open_server() as service:
-        kv = service.connect(process_bound=False)
-        mock_clock.jump(9)
+        await pass_time(clock, 9)
+    async with serve() as connect:
+        kv = await connect(process_bound=False)
+        await pass_time(clock, 9)
         await kv.keepalive(lease)
-        mock_clock.jump(9)
+        await pass_time(clock, 9)
         assert await keys(kv) == [b"a", b"b"]
         await kv.revoke(lease)
         assert await keys(kv) == [b"b"]
-    async with open_server() as service:
-        assert (await service.connect().status()).leases == 0
+    async with serve() as connect:
+        assert (await (await connect()).status()).leases == 0
 
 
 async def test_every_call_after_the_end_is_refused(open_server: OpenServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aspenkv.contract import KeyValue, Put
+from tests.contract.carriers import settle
 
 
 async def test_names_engine_members_and_revision(
@@ -23,6 +24,7 @@ async def test_counts_leases_and_watches(kv: KeyValue) -> None:
         status = await kv.status()
         assert (status.leases, status.watches) == (1, 2)
     await kv.revoke(lease)
+    await settle()
     status = await kv.status()
     assert (status.leases, status.watches) == (0, 0)
 
