@@ -254,11 +254,13 @@ class Connections(Generic[ChannelT]):
         if connection.state is State.OPEN:
             connection.state = State.LEAVING
 
-    def proved(self, connection: Connection[ChannelT]) -> None:
-        """Record that a call was answered."""
-        if not connection.is_proved:
-            connection.is_proved = True
-            self.endpoints[connection.endpoint].answered()
+    def proved(self, connection: Connection[ChannelT]) -> bool:
+        """Record that a call was answered; return whether there is anything to decide."""
+        if connection.is_proved:
+            return False
+        connection.is_proved = True
+        self.endpoints[connection.endpoint].answered()
+        return True
 
     def release(self, connection: Connection[ChannelT], kind: Kind, now_s: float) -> bool:
         """Record that a call ended, however it did; return whether there is anything to decide."""

@@ -158,6 +158,7 @@ class Pool:
         self._session_epoch = 0
         self._is_session_known = False
         self._table = Connections[OpenConnection](len(self._endpoints))
+        self._dials_under_way: dict[Connection[OpenConnection], trio.CancelScope] = {}
         self._timer = trio.CancelScope()
         self._wake_at_s = float("inf")
         self._is_closed = False
@@ -215,7 +216,11 @@ class Pool:
                 with self._judging(connection, deadline_s):
                     opening = _open(connection).channel.watch(request, deadline_s)
                     watch = await stack.enter_async_context(opening)
-                yield _PooledWatch(watch)
+                pooled = _PooledWatch(watch)
+                try:
+                    yield pooled
+                finally:
+                    pooled.close()
         finally:
             self._release(connection, Kind.WATCH)
 
@@ -267,8 +272,13 @@ class Pool:
                     log.debug("the session could not be ended: %s", error)
 
     def refuse_calls(self) -> None:
-        """Fail all calls that wait, and all that come, with ClosedError."""
+        """Fail all calls that wait, and all that come, with ClosedError; give up all dials.
+
+        A hello that the server reads after the goodbye would make the session anew.
+        """
         self._is_closed = True
+        for dial in self._dials_under_way.values():
+            dial.cancel()
         self._table.close(_closed())
         self._advance()
 
@@ -337,36 +347,45 @@ class Pool:
                 self._advance()
             raise UnavailableError(f"the server is about to end: {error}") from error
         except AspenKvError:
-            self._table.proved(connection)
+            self._prove(connection)
             raise
-        self._table.proved(connection)
+        self._prove(connection)
+
+    def _prove(self, connection: Connection[OpenConnection]) -> None:
+        """Note that a server has answered."""
+        if self._table.proved(connection):
+            self._advance()
 
     # --- one connection ---------------------------------------------------------------------------
 
     async def _run(self, connection: Connection[OpenConnection]) -> None:
         """Dial one connection, and stay with it until it is gone."""
         endpoint = self._endpoints[connection.endpoint]
-        failure: Exception | None = None
+        failure: Exception = ConnectionLostError(f"{endpoint} hung up")
         try:
-            deadline_s = trio.current_time() + POOL_DIAL_S
-            async with self._dial(endpoint, self._session, deadline_s) as channel:
-                self._opened(connection, channel)
-                await channel.closed.wait()
-                self._lose(connection, ConnectionLostError(f"{endpoint} hung up"))
+            with trio.CancelScope() as self._dials_under_way[connection]:
+                deadline_s = trio.current_time() + POOL_DIAL_S
+                async with self._dial(endpoint, self._session, deadline_s) as channel:
+                    self._opened(connection, channel)
+                    await channel.closed.wait()
+                    self._lose(connection, failure)
         except AspenKvError as error:
             failure = error
         except Exception as error:
             # A bug in one connection must not end the pool and the mount with it.
             log.exception("the connection to %s failed", endpoint)
             failure = error
-        if failure is None:
-            failure = ConnectionLostError(f"the connection to {endpoint} was closed")
+        finally:
+            self._dials_under_way.pop(connection, None)
         if connection.state is State.DIALING:
             self._dial_failed(connection, failure)
         else:
             self._lose(connection, failure)
 
     def _opened(self, connection: Connection[OpenConnection], channel: Channel) -> None:
+        if self._is_closed:
+            return
+        del self._dials_under_way[connection]
         hello = channel.hello
         if hello.session_is_new and self._is_session_known:
             self._session_epoch += 1
@@ -380,6 +399,8 @@ class Pool:
         self._advance()
 
     def _dial_failed(self, connection: Connection[OpenConnection], error: Exception) -> None:
+        if self._is_closed:
+            return
         self._failed_dials += 1
         self._table.dial_failed(
             connection,
@@ -434,6 +455,11 @@ class _PooledWatch:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
         self._events = aiter(watch)
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Hand out no more events: the block of the watch has ended."""
+        self._is_closed = True
 
     @property
     def revision(self) -> int:
@@ -450,7 +476,10 @@ class _PooledWatch:
         Raises:
             WatchGapError: events were lost because the watcher fell behind.
             UnavailableError: the connection was lost, or the server ended.
+            ClosedError: the block of the watch has ended.
         """
+        if self._is_closed:
+            raise ClosedError("the watch was closed")
         try:
             return await anext(self._events)
         except (ConnectionLostError, ClosedError) as error:
