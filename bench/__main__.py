@@ -38,6 +38,7 @@ Samples = dict[str, dict[str, list[float]]]
     type=click.Path(path_type=Path, exists=True),
     help="The example program of pyfuse3; fetched with pip if not given.",
 )
+@click.option("--network", is_flag=True, help="Over QUIC to a server, beside JuiceFS on redis.")
 @click.option("--rss", is_flag=True, help="Only: memory after writing 4 GiB to aspenfs.")
 def main(
     *,
@@ -51,9 +52,12 @@ def main(
     scratch: Path | None,
     juicefs: Path | None,
     passthrough: Path | None,
+    network: bool,
     rss: bool,
 ) -> None:
     """Measure aspenfs beside its peers, in turn, on the same work.
+
+    With --network both aspenfs and JuiceFS (with redis) have a server process of their own.
 
     Cold means: unmounted, the kernel's caches dropped (as root), and mounted again.
     """
@@ -64,12 +68,17 @@ def main(
         "juicefs": partial(peers.juicefs, program=juicefs),
         "tmpfs": peers.Tmpfs,
     }
+    if network:
+        factories = {
+            report.SUBJECT: peers.aspenfs_served,
+            "juicefs": partial(peers.juicefs_served, program=juicefs),
+        }
     console = Console(width=None if sys.stdout.isatty() else limits.REPORT_COLUMNS)
     try:
         if rss:
             _print_resident(console, parent)
             return
-        names = [name for name in _PEERS if not chosen or name in chosen]
+        names = [name for name in factories if not chosen or name in chosen]
         samples = _measure(
             {name: factories[name] for name in names},
             [name for name in WORKLOADS if not works or name in works],

@@ -3,6 +3,7 @@
 from typing import Final
 
 MOUNT_TIMEOUT_S: Final = 30.0
+READY_POLL_MS: Final = 20  # between two looks at a server that announces nothing
 UNMOUNT_TIMEOUT_S: Final = 120.0  # a peer may have much to write back
 COMMAND_TIMEOUT_S: Final = 600.0  # tar, git and a peer's own preparations
 

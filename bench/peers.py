@@ -118,10 +118,61 @@ class FusePeer(Peer):
             self._process = None
 
 
+class ServedPeer(FusePeer):
+    """A filesystem on a server of its own, which runs on while the mount is made cold."""
+
+    def __init__(
+        self,
+        scratch: Path,
+        *,
+        server: Sequence[str | Path],
+        is_ready: Callable[[], bool],
+        prepare: Callable[[], object] = lambda: None,
+        command: Sequence[str | Path],
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take the two commands, and what is done once between them."""
+        super().__init__(scratch, command, env)
+        self._server_command = [*map(str, server)]
+        self._is_ready = is_ready
+        self._prepare = prepare
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def mount(self) -> None:
+        """Start the server if it does not run yet, then mount."""
+        if self._server is None:
+            with self._log.open("ab") as log:
+                self._server = subprocess.Popen(
+                    self._server_command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            system.await_condition(self._is_ready, self._server)
+            self._prepare()
+        super().mount()
+
+    def abandon(self) -> None:
+        """End both processes."""
+        super().abandon()
+        if self._server is not None:
+            system.end(self._server)
+            self._server = None
+
+
 def aspenfs(scratch: Path) -> FusePeer:
     """Return aspenfs on an embedded server, as ``aspenfs mount`` starts it."""
     command = [sys.executable, "-m", "aspenfs", "mount", "--foreground"]
     return FusePeer(scratch, [*command, "--data", scratch / "data"])
+
+
+def aspenfs_served(scratch: Path) -> ServedPeer:
+    """Return aspenfs on a server of its own, over QUIC on the loopback device."""
+    ticket = scratch / "data" / "admin.ticket"
+    python = [sys.executable, "-m"]
+    return ServedPeer(
+        scratch,
+        server=[*python, "aspenkv", "serve", "--data", ticket.parent, "--listen", "127.0.0.1:0"],
+        is_ready=ticket.exists,
+        command=[*python, "aspenfs", "mount", "--foreground", "--ticket", ticket],
+    )
 
 
 def passthrough(scratch: Path, program: Path | None) -> FusePeer:
@@ -147,17 +198,47 @@ def _passthrough_example() -> Path:
 
 def juicefs(scratch: Path, program: Path | None) -> FusePeer:
     """Return JuiceFS with its metadata in sqlite and its data in local files."""
+    format_command, mount_command, env = _juicefs_commands(
+        scratch, program, f"sqlite3://{scratch}/meta.db"
+    )
+    system.run(format_command, env=env)
+    return FusePeer(scratch, mount_command, env)
+
+
+def juicefs_served(scratch: Path, program: Path | None) -> ServedPeer:
+    """Return JuiceFS with its metadata on a redis server and its data in local files."""
+    redis = shutil.which("redis-server")
+    if redis is None:
+        raise BenchError("redis-server is missing: run 'apt-get install redis-server'")
+    port = system.free_port()
+    format_command, mount_command, env = _juicefs_commands(
+        scratch, program, f"redis://127.0.0.1:{port}/1"
+    )
+    server = [redis, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(scratch)]
+    return ServedPeer(
+        scratch,
+        server=server,
+        is_ready=lambda: system.listens(port),
+        prepare=lambda: system.run(format_command, env=env),
+        command=mount_command,
+        env=env,
+    )
+
+
+def _juicefs_commands(
+    scratch: Path, program: Path | None, database: str
+) -> tuple[list[str | Path], list[str | Path], dict[str, str]]:
+    """Return the commands that format and mount it, and the environment of both."""
     found = program or shutil.which("juicefs") or Path(sys.executable).with_name("juicefs")
     if not Path(found).exists():
         raise BenchError("juicefs is not on the PATH; leave it out, or name it: --juicefs FILE")
-    database = f"sqlite3://{scratch}/meta.db"
-    env = {"HOME": str(scratch)}
-    bucket = f"{scratch}/bucket/"
-    system.run(
-        [found, "format", "--storage", "file", "--bucket", bucket, database, "bench"], env=env
-    )
+    store = ["--storage", "file", "--bucket", f"{scratch}/bucket/"]
     options = ["--no-usage-report", "--cache-dir", f"{scratch}/cache"]
-    return FusePeer(scratch, [found, "mount", *options, database], env)
+    return (
+        [found, "format", *store, database, "bench"],
+        [found, "mount", *options, database],
+        {"HOME": str(scratch)},
+    )
 
 
 P = TypeVar("P", bound=Peer)

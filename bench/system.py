@@ -6,9 +6,10 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench import limits
@@ -83,6 +84,49 @@ def await_mount(mountpoint: Path, process: subprocess.Popen[bytes]) -> None:
                     changes.poll(left_s * 1000)
     finally:
         os.close(pidfd)
+
+
+def await_condition(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server that announces nothing is ready.
+
+    Raises:
+        BenchError: the process ended, or MOUNT_TIMEOUT_S passed.
+    """
+    deadline_s = time.monotonic() + limits.MOUNT_TIMEOUT_S
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        ended = select.poll()
+        ended.register(pidfd, select.POLLIN)
+        while not condition():
+            if ended.poll(limits.READY_POLL_MS):
+                raise BenchError(f"{process.args!r} ended with exit code {process.wait()}")
+            if time.monotonic() > deadline_s:
+                raise BenchError(f"{process.args!r} was not ready in time")
+    finally:
+        os.close(pidfd)
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody uses now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody listens on a TCP port of 127.0.0.1."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a server in good order, or by force if that takes too long."""
+    process.terminate()
+    try:
+        process.wait(limits.UNMOUNT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def unmount(mountpoint: Path, process: subprocess.Popen[bytes]) -> None:
