@@ -120,7 +120,7 @@ class Filesystem:
         self._handles: HandleTable[object] = HandleTable()
         self._lookup_counts = LookupCounts()
         self._removed: dict[Ino, Attributes] = {}
-        self._inodes = Inodes(kv, keys, caches)
+        self._inodes = Inodes(kv, keys, caches, looks_ahead=readahead)
         now_ns = clock.now_ns
         self._data = Data(
             self._inodes,
@@ -618,7 +618,8 @@ async def open_filesystem(
         kv: the store.
         volume: the volume's name.
         read_only: change nothing; EROFS for who tries.
-        readahead: read ahead of sequential readers; worthwhile where a read waits for a network.
+        readahead: read ahead of sequential readers, and of lookups in order; worthwhile where
+            a read waits for a network.
         timeout_s: how long a writer waits for room in the buffer while the store is away; what a
             call of ``kv`` takes at most.
         owner: who owns the root of a new volume; by default this process.

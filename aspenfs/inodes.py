@@ -10,6 +10,7 @@ from aspenfs import limits
 from aspenfs.cache import Caches
 from aspenfs.errors import CorruptRecordError, FilesystemError
 from aspenfs.keys import Keys, range_end
+from aspenfs.lookup_runs import LookupRuns
 from aspenfs.metadata import Dentry, decode_dentry, decode_inode, decode_times
 from aspenfs.nodes import Entry, Node
 from aspenfs.scans import records_between
@@ -29,11 +30,17 @@ class Listing(NamedTuple):
 class Inodes:
     """What the volume holds now, as this mount knows it. Reads only."""
 
-    def __init__(self, kv: KeyValue, keys: Keys, caches: Caches) -> None:
-        """Take the client and the caches of one mount."""
+    def __init__(
+        self, kv: KeyValue, keys: Keys, caches: Caches, *, looks_ahead: bool = False
+    ) -> None:
+        """Take the client and the caches of one mount.
+
+        ``looks_ahead`` lets lookups that go upward in a directory read many names at once.
+        """
         self._kv = kv
         self._keys = keys
         self._caches = caches
+        self._runs = LookupRuns() if looks_ahead else None
 
     async def node(self, ino: Ino) -> Node | None:
         """Return an inode with its times, or None if there is none (any more)."""
@@ -120,6 +127,9 @@ class Inodes:
         names = self._caches.names.get(self._keys.dentries(parent))
         if names is not None and name not in names:
             return _NO_ENTRY
+        count = 1 if self._runs is None else self._runs.advance(parent, name)
+        if count > 1:
+            return await self._entry_and_next(parent, name, count)
         token = self._caches.meta.begin_fill()
         (found,) = await self._kv.get((key,))
         entry = (
@@ -127,6 +137,26 @@ class Inodes:
         )
         self._caches.meta.fill(key, entry, entry.revision, token)
         return entry
+
+    async def _entry_and_next(self, parent: Ino, name: bytes, count: int) -> Entry:
+        """Return what a name means, and bring the next names with their inodes into the caches."""
+        meta, prefix = self._caches.meta, self._keys.dentries(parent)
+        key = self._keys.dentry(parent, name)
+        token = meta.begin_fill()
+        page = await self._kv.scan(key, range_end(prefix), limit=count)
+        sought = _NO_ENTRY
+        inos: list[Ino] = []
+        for record in page.records:
+            entry = Entry(decode_dentry(record.key, record.value), record.revision)
+            assert entry.dentry is not None, "it was just decoded"
+            meta.fill(record.key, entry, record.revision, token)
+            inos.append(entry.dentry.ino)
+            if record.key == key:
+                sought = entry
+        if sought is _NO_ENTRY:
+            meta.fill(key, sought, 0, token)
+        await self.nodes(inos)
+        return sought
 
     async def listing(self, parent: Ino, after: bytes | None, limit: int) -> Listing:
         """Return up to ``limit`` entries whose names are above ``after`` (None: from the first).

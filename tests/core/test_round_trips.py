@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -16,7 +16,18 @@ from aspenfs import limits
 from aspenfs.filesystem import Filesystem
 from aspenfs.types import ROOT_INO, Ino
 from aspenkv.errors import OutcomeUnknownError
-from tests.core.steering import ROOT, Gate, SteeredClient, failing, make_file, names, refused
+from aspenkv.service import Service
+from tests.core.conftest import Open
+from tests.core.steering import (
+    ROOT,
+    Gate,
+    SteeredClient,
+    failing,
+    make_file,
+    names,
+    read_file,
+    refused,
+)
 
 
 @contextmanager
@@ -128,3 +139,66 @@ async def test_a_directory_with_more_names_than_are_kept(
         await create(fs, directory, name)
     with calls(store, 1):
         await missing(fs, directory, b"4")
+
+
+@pytest.fixture
+async def far_store(service: Service) -> SteeredClient:
+    return SteeredClient(service)
+
+
+@pytest.fixture
+async def far(fs: Filesystem, far_store: SteeredClient, open_fs: Open) -> AsyncIterator[Filesystem]:
+    """The same volume over a network."""
+    del fs  # opened first
+    async with open_fs(far_store, readahead=True) as far:
+        yield far
+
+
+async def test_lookups_in_order_take_few(
+    fs: Filesystem, far: Filesystem, far_store: SteeredClient
+) -> None:
+    directory = await subdirectory(fs)
+    made = {b"%03d" % number: b"content %d" % number for number in range(300)}
+    for name, content in made.items():
+        await make_file(fs, name, content, parent=directory)
+    await wait_all_tasks_blocked()
+    before = far_store.gets + far_store.scans
+    for name, content in made.items():
+        found = await far.lookup(directory, name)
+        assert found.size == len(content)
+        assert await read_file(far, found.ino) == content
+    # One alone, then 8, 32, 128 and 128 names at once: two calls each, but the first.
+    assert far_store.gets + far_store.scans - before <= 12
+
+
+async def test_a_name_that_is_missing_from_a_run_is_missing(
+    fs: Filesystem, far: Filesystem
+) -> None:
+    directory = await subdirectory(fs)
+    for name in (b"a", b"c", b"e"):
+        await make_file(fs, name, parent=directory)
+    await wait_all_tasks_blocked()
+    await far.lookup(directory, b"a")
+    await missing(far, directory, b"b")
+    await far.lookup(directory, b"c")
+    await missing(far, directory, b"d")
+    await missing(far, directory, b"f")
+
+
+async def test_what_changes_while_a_run_is_read_is_read_again(
+    fs: Filesystem, far: Filesystem, far_store: SteeredClient
+) -> None:
+    directory = await subdirectory(fs)
+    for name in (b"a", b"b", b"c"):
+        await make_file(fs, name, parent=directory)
+    await wait_all_tasks_blocked()
+    await far.lookup(directory, b"a")
+    gate = Gate()
+    far_store.after_scan.append(gate)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(far.lookup, directory, b"b")
+        await gate.reached.wait()
+        await fs.unlink(directory, b"c")
+        await wait_all_tasks_blocked()
+        gate.open()
+    await missing(far, directory, b"c")
