@@ -22,6 +22,7 @@ from aspenkv.errors import (
     TicketError,
     TicketRevokedError,
     TicketUnknownError,
+    TooManyError,
 )
 from aspenkv.identity import (
     IDENTITY_NAME,
@@ -34,6 +35,7 @@ from aspenkv.limits import (
     CLIENT_NAME_BYTES_MAX,
     SERVER_BYTES_MAX,
     SERVER_REQUESTS_MAX,
+    SESSION_CONNECTIONS_MAX,
     SESSION_REMOVAL_RETRY_S,
     TICKET_CHECK_S,
 )
@@ -162,6 +164,7 @@ class Admission:
             InvalidRequestError: the number of the session, or its name, is none.
             TicketError: the ticket is no longer good, or the session another ticket's.
             BusyError: there is no room for another session.
+            TooManyError: the session has SESSION_CONNECTIONS_MAX connections.
         """
         if len(session_id) != SESSION_ID_BYTES:
             raise InvalidRequestError(f"a session's number has {SESSION_ID_BYTES} bytes")
@@ -184,6 +187,10 @@ class Admission:
                 session = await self._new_session(session_id, ticket_id, grant)
             elif session.ticket_id != ticket_id:
                 raise TicketError("the session belongs to another ticket: use one of your own")
+            elif session.connections >= SESSION_CONNECTIONS_MAX:
+                raise TooManyError(
+                    f"{SESSION_CONNECTIONS_MAX} connections of yours are open: close some"
+                )
             session.grant, session.client, session.address = grant, client, address
             session.connections += 1
         self._changed.set()

@@ -21,6 +21,7 @@ from aspenkv.errors import DataCorruptError, LeaseNotFoundError, TooManyError
 from aspenkv.limits import (
     LEASE_KEYS_MAX,
     LEASE_KEYS_PER_PREFIX_MAX,
+    LEASE_LATENESS_S_MAX,
     LEASES_MAX,
     LEASES_PER_PREFIX_MAX,
 )
@@ -50,9 +51,9 @@ class LeaseTerms(NamedTuple):
 
 
 class Lease:
-    """One lease, and the keys that hang on it."""
+    """One lease, and the keys that hang on it. ``lapsed``: it only waits to be removed."""
 
-    __slots__ = ("deadline_s", "id", "keys", "terms")
+    __slots__ = ("deadline_s", "id", "keys", "lapsed", "terms")
 
     def __init__(self, lease: int, terms: LeaseTerms, *, now_s: float) -> None:
         """Start the full time to live at ``now_s``."""
@@ -60,6 +61,7 @@ class Lease:
         self.terms = terms
         self.deadline_s = now_s + terms.ttl_s
         self.keys: set[bytes] = set()
+        self.lapsed = False
 
     def record(self) -> tuple[bytes, bytes]:
         """Return the name and content of its server record."""
@@ -133,7 +135,9 @@ class LeaseTable:
                 not use it does not learn that it is.
         """
         found = self._leases.get(lease)
-        if found is None or found.deadline_s <= now_s or not found.terms.prefix.startswith(prefix):
+        if found is not None and found.deadline_s <= now_s:
+            self._lapse(now_s)
+        if found is None or found.lapsed or not found.terms.prefix.startswith(prefix):
             raise LeaseNotFoundError(f"lease {lease} lapsed, was revoked or never was")
         return found
 
@@ -152,7 +156,8 @@ class LeaseTable:
 
     def lapsed(self, now_s: float) -> list[Lease]:
         """Return the leases whose time is over, the longest dead first."""
-        dead = [lease for lease in self._leases.values() if lease.deadline_s <= now_s]
+        self._lapse(now_s)
+        dead = [lease for lease in self._leases.values() if lease.lapsed]
         return sorted(dead, key=lambda lease: (lease.deadline_s, lease.id))
 
     def process_bound(self) -> list[Lease]:
@@ -218,6 +223,19 @@ class LeaseTable:
             if lease != NO_LEASE:
                 self._lease_of[key] = lease
                 self._leases[lease].keys.add(key)
+
+    def _lapse(self, now_s: float) -> None:
+        """Let leases lapse whose time is over, each once and for all.
+
+        If that is noticed only LEASE_LATENESS_S_MAX later, this process was stopped, and nobody
+        could have renewed his lease meanwhile: so all have their full time anew.
+        """
+        live = [lease for lease in self._leases.values() if not lease.lapsed]
+        if any(lease.deadline_s + LEASE_LATENESS_S_MAX < now_s for lease in live):
+            for lease in live:
+                lease.deadline_s = now_s + lease.terms.ttl_s
+        for lease in live:
+            lease.lapsed = lease.deadline_s <= now_s
 
     def _check_count(self, touched: Attachments) -> None:
         more: Counter[bytes] = Counter()

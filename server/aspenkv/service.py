@@ -156,6 +156,7 @@ class Service:
             InvalidRequestError: ``session_id`` or ``client`` is none.
             TicketError: the ticket is no longer good, or the session belongs to another one.
             BusyError: SESSIONS_MAX clients are connected.
+            TooManyError: this one has SESSION_CONNECTIONS_MAX connections.
             EngineError: the engine cannot be written.
         """
         session, is_new = await self._admission.attach(

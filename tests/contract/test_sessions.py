@@ -361,9 +361,10 @@ async def test_the_longest_idle_makes_room(
 
 
 @pytest.mark.logs("sessions that are over could not be removed")
-@pytest.mark.usefixtures("mock_clock")
 async def test_what_could_not_be_removed_is_removed_by_who_comes_back(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,  # noqa: ARG001 - so that nobody tries again in the background
 ) -> None:
     ticket = await make_ticket(service)
     session = await enter(service, ticket, ID)
@@ -444,6 +445,16 @@ async def test_there_is_a_limit_to_the_watches_of_one_client(
     async with first.watch(b"fs:a:"), first.watch(b"fs:a:"):
         assert len(first._session.watches) == 2
     assert len(first._session.watches) == 0
+
+
+async def test_there_is_a_limit_to_the_connections_of_one_client(service: Service) -> None:
+    ticket = await make_ticket(service)
+    sessions = [await enter(service, ticket, ID) for _ in range(limits.SESSION_CONNECTIONS_MAX)]
+    with pytest.raises(TooManyError):
+        await enter(service, ticket, ID)
+    await enter(service, ticket)
+    sessions[0].detach()
+    await enter(service, ticket, ID)
 
 
 def busy(session: RemoteSession, size_bytes: int = 0) -> bool:

@@ -1,12 +1,13 @@
-"""Lease records as they are stored, and what happens when they are damaged."""
+"""The table of leases: its records, damaged ones, and a process that was stopped meanwhile."""
 
 from __future__ import annotations
 
 import pytest
 
 from aspenkv.contract import NO_LEASE, Put
-from aspenkv.errors import DataCorruptError
-from aspenkv.leases import LeaseTable, LeaseTerms, removal_records
+from aspenkv.errors import DataCorruptError, LeaseNotFoundError
+from aspenkv.leases import Lease, LeaseTable, LeaseTerms, removal_records
+from aspenkv.limits import LEASE_LATENESS_S_MAX
 
 LEASE = bytes.fromhex("4c 0000000000000007"), bytes.fromhex("00000000000009c4 01") + b"fs:v:"
 ATTACHMENT = bytes.fromhex("41 0000000000000007") + b"key", b""
@@ -50,3 +51,32 @@ def test_a_damaged_record_is_named(
     with pytest.raises(DataCorruptError) as caught:
         LeaseTable().load(leases, attachments, now_s=0)
     assert repr(name) in str(caught.value)
+
+
+def granted(table: LeaseTable, lease: int, ttl_s: float) -> Lease:
+    made = table.new(lease, LeaseTerms(ttl_s, process_bound=False, prefix=b""), now_s=1000)
+    table.insert(made)
+    return made
+
+
+def test_what_lapsed_stays_so() -> None:
+    table = LeaseTable()
+    first, second = granted(table, 1, 10), granted(table, 2, 11)
+    assert table.lapsed(1010) == [first]
+    for now_s in (1010, 1011, 1011 + LEASE_LATENESS_S_MAX):
+        with pytest.raises(LeaseNotFoundError):
+            table.live(1, now_s, b"")
+    assert table.lapsed(1011) == [first, second]
+
+
+@pytest.mark.parametrize("asks_first", [True, False], ids=["holder", "server"])
+def test_a_process_that_was_stopped_gives_all_their_full_time_anew(*, asks_first: bool) -> None:
+    """Nobody could renew his lease meanwhile."""
+    table = LeaseTable()
+    dead, first, second = granted(table, 1, 1), granted(table, 2, 10), granted(table, 3, 100)
+    assert table.lapsed(1001) == [dead]
+    woken_s = 1010 + LEASE_LATENESS_S_MAX + 0.001
+    if asks_first:
+        table.renew(first.id, woken_s, b"")
+    assert table.lapsed(woken_s) == [dead]
+    assert (first.deadline_s, second.deadline_s) == (woken_s + 10, woken_s + 100)
