@@ -13,7 +13,12 @@ from aspenfs.cli.output import displayed
 from aspenfs.config import ExitCode
 from aspenfs.control import ControlCallError, ControlProtocolError, NotServedError, connect
 from aspenfs.errors import StartupError
-from aspenfs.limits import FORCED_UNMOUNT_WAIT_S, UNMOUNT_CLONES_S, UNMOUNT_WAIT_S
+from aspenfs.limits import (
+    FORCED_UNMOUNT_WAIT_S,
+    MOUNT_DEAD_TIMEOUT_S,
+    UNMOUNT_CLONES_S,
+    UNMOUNT_WAIT_S,
+)
 from aspenfs.mountpoint import (
     Answer,
     MountEntry,
@@ -49,7 +54,7 @@ def command(mountpoint: Path, force: bool) -> int:
     entry = find_mount(mountpoint)
     if force:
         _unmount_by_force(entry)
-    elif probe(entry.mountpoint) is Answer.DEAD:
+    elif probe(entry.mountpoint, MOUNT_DEAD_TIMEOUT_S) is Answer.DEAD:
         unmount(entry.mountpoint, lazy=True)
         click.echo(f"took away {displayed(entry.mountpoint)}: its process was gone")
     else:
@@ -106,7 +111,7 @@ async def _flush(entry: MountEntry) -> None:
         return
     try:
         async with connect(entry.state_dir) as client:
-            await client.call("sync")
+            unsynced = await client.call("sync")
     except (NotServedError, PermissionError):  # not ours to ask; the process writes it at its end
         return
     except (ControlCallError, ControlProtocolError) as error:
@@ -115,6 +120,10 @@ async def _flush(entry: MountEntry) -> None:
             f"cure that, or give it up with 'aspenfs umount --force {entry.mountpoint}'",
             ExitCode.FAILURE,
         ) from None
+    if unsynced is not None:
+        click.echo(
+            f"the server has all changes, but does not say that they are on its disk ({unsynced})"
+        )
 
 
 async def _still_serves(entry: MountEntry) -> bool:

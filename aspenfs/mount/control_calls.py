@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import trio
+
+from aspenfs import limits
 from aspenfs.config import MountConfig, RemoteStore, aspenfs_version
 from aspenfs.control import Handlers, describe_inode, key_value_handlers
 from aspenfs.filesystem import Filesystem
@@ -14,6 +18,7 @@ from aspenfs.metadata import decode_superblock
 from aspenfs.mount.stores import MountStore
 from aspenfs.types import Clock, Ino
 from aspenkv.contract import KeyValue
+from aspenkv.errors import AspenKvError, EngineError, UnavailableError
 
 
 class Served(NamedTuple):
@@ -41,8 +46,8 @@ def mount_handlers(served: Served) -> Handlers:
         uptime_s = served.clock.monotonic() - served.started_s
         return {**await _status(served, own_kv), "uptime_s": round(uptime_s, 3)}
 
-    async def sync(_args: Mapping[str, Any]) -> None:
-        await filesystem.sync()
+    async def sync(_args: Mapping[str, Any]) -> str | None:
+        return await _sync(served)
 
     async def inode(args: Mapping[str, Any]) -> object:
         await filesystem.sync()
@@ -56,10 +61,24 @@ def mount_handlers(served: Served) -> Handlers:
     }
 
 
+async def _sync(served: Served) -> str | None:
+    """Commit what is dirty and sync it; say so if it is committed and no more is known of it."""
+    is_reachable = served.store.is_reachable()
+    try:
+        with trio.fail_after(math.inf if is_reachable else limits.SHUTDOWN_AWAY_S):
+            await served.filesystem.sync()
+    except EngineError:  # changes are lost, or will be
+        raise
+    except (AspenKvError, trio.TooSlowError) as error:
+        reason = str(error) or f"no server answers within {limits.SHUTDOWN_AWAY_S:g} s"
+        if served.filesystem.statistics().data.dirty_files:
+            raise UnavailableError(reason) from error
+        return reason
+    return None
+
+
 async def _status(served: Served, kv: KeyValue) -> dict[str, object]:
-    config, keys = served.config, served.filesystem.keys
-    (found,) = await kv.get((keys.superblock,))
-    superblock = None if found is None else decode_superblock(keys.superblock, found.value)
+    config = served.config
     return {
         "mountpoint": os.fspath(config.mountpoint),
         "data": os.fspath(config.state_dir),
@@ -67,15 +86,33 @@ async def _status(served: Served, kv: KeyValue) -> dict[str, object]:
         "addresses": served.store.mounted.addresses,
         "ticket_file": served.store.mounted.ticket_file,
         "volume": config.volume,
-        "uuid": None if superblock is None else str(uuid.UUID(bytes=superblock.uuid)),
-        "format_version": None if superblock is None else superblock.format_version,
         "read_only": config.read_only,
         "pid": os.getpid(),
         "version": aspenfs_version(),
-        "store": _named(await kv.status()),
         "statistics": _named(served.filesystem.statistics()),
         "bugs": served.bug_count(),
+        **await _store_status(kv, served.filesystem.keys.superblock),
     }
+
+
+async def _store_status(kv: KeyValue, superblock_key: bytes) -> dict[str, object]:
+    """Return what the store knows; of one that does not answer soon, only why."""
+    away = f"no answer within {limits.CONTROL_STORE_S:g} s"
+    with trio.move_on_after(limits.CONTROL_STORE_S):
+        try:
+            (found,) = await kv.get((superblock_key,))
+            store = await kv.status()
+        except AspenKvError as error:
+            away = str(error)
+        else:
+            superblock = None if found is None else decode_superblock(superblock_key, found.value)
+            return {
+                "uuid": None if superblock is None else str(uuid.UUID(bytes=superblock.uuid)),
+                "format_version": None if superblock is None else superblock.format_version,
+                "store": _named(store),
+                "away": None,
+            }
+    return {"uuid": None, "format_version": None, "store": None, "away": away}
 
 
 def _named(value: object) -> object:

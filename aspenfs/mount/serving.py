@@ -26,7 +26,7 @@ from aspenfs.filesystem import SYSTEM_CLOCK, Filesystem, open_filesystem
 from aspenfs.mount.control_calls import Served, mount_handlers
 from aspenfs.mount.fuse import fuse_session, raise_readahead
 from aspenfs.mount.request_wait import short_request_wait
-from aspenfs.mount.stores import open_mount_store
+from aspenfs.mount.stores import MountStore, open_mount_store
 from aspenfs.mountpoint import MountEntry, check_fuse, prepare_mountpoint, unmount
 from aspenfs.operations import Operations
 from aspenkv.errors import AspenKvError
@@ -67,7 +67,7 @@ async def serve(
 
     Raises:
         StartupError: it cannot be mounted; nothing stays mounted.
-        AspenError, AspenKvError: it failed while running.
+        AspenError, AspenKvError: it failed while running, or could not write all that was dirty.
     """
     async with AsyncExitStack() as stack:
         stop_asked = await stack.enter_async_context(_stop_signals())
@@ -77,14 +77,7 @@ async def serve(
         store = await stack.enter_async_context(open_mount_store(config, on_locked=on_locked))
         config = replace(config, volume=store.mounted.volume, read_only=store.mounted.read_only)
         listener = await stack.enter_async_context(open_control(config.state_dir))
-        filesystem = await stack.enter_async_context(
-            open_filesystem(
-                store.kv,
-                volume=store.mounted.volume,
-                read_only=config.read_only,
-                readahead=isinstance(config.store, RemoteStore),
-            )
-        )
+        filesystem = await stack.enter_async_context(_open_filesystem(config, store))
         operations = _AnsweringOperations(filesystem)
         entry = stack.enter_context(fuse_session(operations, config))
         stack.enter_context(short_request_wait())
@@ -103,11 +96,28 @@ async def serve(
             nursery.start_soon(
                 _announce, operations.contacted, entry, partial(on_ready, store.mounted)
             )
-            nursery.start_soon(_unmount_when_asked, stop_asked, filesystem, entry)
+            nursery.start_soon(_unmount_when_asked, stop_asked, store, filesystem, entry)
             await pyfuse3.main(limits.FUSE_IDLE_TASKS_MAX, limits.FUSE_TASKS_MAX)
             nursery.cancel_scope.cancel()
         log.info("unmounted %s; writing what is left", config.mountpoint)
-        await filesystem.sync()
+
+
+@asynccontextmanager
+async def _open_filesystem(config: MountConfig, store: MountStore) -> AsyncIterator[Filesystem]:
+    """Open the filesystem of a mount, and fail at the end if it could not write everything."""
+    async with open_filesystem(
+        store.kv,
+        volume=store.mounted.volume,
+        read_only=config.read_only,
+        readahead=isinstance(config.store, RemoteStore),
+    ) as filesystem:
+        yield filesystem
+    lost = filesystem.statistics().data
+    if lost.dirty_bytes:
+        raise AspenError(
+            f"{lost.dirty_bytes} bytes in {lost.dirty_files} files could not be written and are "
+            f"lost: the log says why"
+        )
 
 
 @asynccontextmanager
@@ -147,14 +157,18 @@ async def _announce(contacted: trio.Event, entry: MountEntry, on_ready: Callable
 
 
 async def _unmount_when_asked(
-    stop_asked: trio.Event, filesystem: Filesystem, entry: MountEntry
+    stop_asked: trio.Event, store: MountStore, filesystem: Filesystem, entry: MountEntry
 ) -> None:
     """Flush and unmount. That ends the session, and with it this task."""
     await stop_asked.wait()
+    patience_s = limits.SHUTDOWN_S if store.is_reachable() else limits.SHUTDOWN_AWAY_S
     try:
-        await filesystem.sync()
+        with trio.fail_after(patience_s):
+            await filesystem.sync()
     except (AspenError, AspenKvError) as error:
         log.warning("what is dirty cannot be written: %s", error)
+    except trio.TooSlowError:
+        log.warning("what is dirty could not be written within %g s", patience_s)
     try:
         # In a thread: the kernel may write back mapped pages first, through this very process.
         await trio.to_thread.run_sync(unmount, entry.mountpoint)

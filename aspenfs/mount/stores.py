@@ -18,7 +18,8 @@ from aspenfs.config import (
 )
 from aspenfs.errors import StartupError
 from aspenfs.keys import Keys, volume_of_prefix
-from aspenfs.mount.storage import DIRECTORY_MODE, open_storage
+from aspenfs.mount.state_dir import holding
+from aspenfs.mount.storage import open_storage
 from aspenfs.remote import open_remote, read_ticket
 from aspenkv.contract import KeyValue
 from aspenkv.embedded import open_embedded
@@ -32,12 +33,14 @@ class MountStore(NamedTuple):
 
     ``kv`` is the mount's own client of it. ``observe`` returns the client for those who ask over
     the control socket; the mount sees what it writes only if ``is_observer_apart``.
+    ``is_reachable`` says whether the store can be called now.
     """
 
     kv: KeyValue
     mounted: Mounted
     observe: Callable[[], KeyValue]
     is_observer_apart: bool
+    is_reachable: Callable[[], bool]
 
 
 @asynccontextmanager
@@ -73,14 +76,18 @@ async def _open_hosted(
         on_locked()
         service = await stack.enter_async_context(open_embedded(engine))
         listening = await stack.enter_async_context(_listening(service, hosted))
-        kv = service.connect()
+        kv: KeyValue = service.connect()
+        is_reachable = _always
         if hosted.carrier is Carrier.QUIC:
             if listening is None:
                 raise StartupError(
                     "-o carrier=quic needs an address: leave out --listen none", ExitCode.USAGE
                 )
             ticket = read_ticket(listening.ticket_file)
-            kv = await stack.enter_async_context(open_remote(ticket, timeout_s=config.timeout_s))
+            pooled = await stack.enter_async_context(
+                open_remote(ticket, timeout_s=config.timeout_s)
+            )
+            kv, is_reachable = pooled, lambda: pooled.is_connected
         yield MountStore(
             kv,
             Mounted(
@@ -91,7 +98,12 @@ async def _open_hosted(
             ),
             service.connect,
             is_observer_apart=True,
+            is_reachable=is_reachable,
         )
+
+
+def _always() -> bool:
+    return True
 
 
 @asynccontextmanager
@@ -123,9 +135,10 @@ async def _open_remote(
     config: MountConfig, remote: RemoteStore, on_locked: Callable[[], None]
 ) -> AsyncIterator[MountStore]:
     ticket = read_ticket(remote.ticket_file)
-    remote.state_dir.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    on_locked()
-    async with open_remote(ticket, timeout_s=config.timeout_s) as kv:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(holding(remote.state_dir, config.mountpoint))
+        on_locked()
+        kv = await stack.enter_async_context(open_remote(ticket, timeout_s=config.timeout_s))
         rights = await kv.hello()
         yield MountStore(
             kv,
@@ -137,6 +150,7 @@ async def _open_remote(
             ),
             lambda: kv,
             is_observer_apart=False,
+            is_reachable=lambda: kv.is_connected,
         )
 
 

@@ -156,7 +156,7 @@ class Mount:
         """Unmount, and check that all was well: exit code, bugs, log."""
         assert self.status()["bugs"] == 0
         unmount(self.mountpoint)
-        assert self.wait() == 0
+        assert self.wait() == 0, self.log.read_text()
         self._process = None
         self.check_log()
 
