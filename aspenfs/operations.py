@@ -2,13 +2,15 @@
 
 An exception that is not a FUSEError would end pyfuse3's loop and with it the mount, so every
 handler is wrapped once: our errors become their errno, anything else is logged with its traceback,
-counted as a bug and answered with EIO.
+counted as a bug and answered with EIO. A handler that waits ends with EINTR when its caller is
+signalled; see :mod:`aspenfs.interrupts`.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import inspect
 import logging
 import os
 import platform
@@ -22,6 +24,7 @@ import trio
 from aspenfs import limits
 from aspenfs.errors import FilesystemError, errno_of
 from aspenfs.filesystem import Filesystem
+from aspenfs.interrupts import Caller, Interrupts
 from aspenfs.keys import ParsedKey
 from aspenfs.types import AttributeChanges, Attributes, Context, FileHandle, Ino
 
@@ -32,17 +35,36 @@ F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever st_blksize is
 
 
-def _handler(method: F) -> F:
-    """Wrap a handler, so that nothing but FUSEError leaves it."""
+_NEVER_INTERRUPTED = frozenset({"release", "releasedir"})  # nobody waits for their answer
 
-    @functools.wraps(method)
-    async def wrapper(self: Operations, *args: object) -> object:
+
+def _handler(method: F) -> F:
+    """Wrap a handler, so that nothing but FUSEError leaves it, and a signal can end it."""
+    knows_caller = list(inspect.signature(method).parameters)[-1] == "ctx"
+    is_waited_for = method.__name__ not in _NEVER_INTERRUPTED
+
+    async def answer(self: Operations, args: tuple[Any, ...]) -> object:
         try:
             return await method(self, *args)
         except FilesystemError as error:
             raise pyfuse3.FUSEError(error.errno) from None
         except Exception as error:  # noqa: BLE001  # nothing may reach pyfuse3's loop
             raise pyfuse3.FUSEError(self.explain(method.__name__, error)) from None
+
+    @functools.wraps(method)
+    async def wrapper(self: Operations, *args: Any) -> object:  # noqa: ANN401  # as pyfuse3 calls it
+        if not self._interruptible or not is_waited_for:
+            return await answer(self, args)
+        tid = args[-1].pid if knows_caller else self._openers.get(args[0], 0)
+        if not tid:
+            return await answer(self, args)
+        with trio.CancelScope() as scope:
+            self._interrupts.begin(scope, Caller(tid, is_opener=not knows_caller))
+            try:
+                return await answer(self, args)
+            finally:
+                self._interrupts.end(scope)
+        raise pyfuse3.FUSEError(errno.EINTR)
 
     return cast("F", wrapper)
 
@@ -55,6 +77,8 @@ class Operations(pyfuse3.Operations):
         entry_timeout_s: how long the kernel may believe a name without asking again, while it is
             told what others change.
         attr_timeout_s: the same for attributes.
+        interruptible: let a signal end what its caller waits for; worthwhile where the store may be
+            out of reach, for it costs each request a few microseconds.
     """
 
     supports_dot_lookup = True
@@ -62,7 +86,12 @@ class Operations(pyfuse3.Operations):
     enable_acl = True
 
     def __init__(
-        self, filesystem: Filesystem, *, entry_timeout_s: float, attr_timeout_s: float
+        self,
+        filesystem: Filesystem,
+        *,
+        entry_timeout_s: float,
+        attr_timeout_s: float,
+        interruptible: bool = True,
     ) -> None:
         """Serve nothing yet: pyfuse3.main() calls the handlers."""
         super().__init__()
@@ -70,6 +99,9 @@ class Operations(pyfuse3.Operations):
         self._entry_timeout_s = entry_timeout_s
         self._attr_timeout_s = attr_timeout_s
         self.bug_count = 0
+        self._interruptible = interruptible
+        self._interrupts = Interrupts()
+        self._openers: dict[int, int] = {}  # the thread that opened a handle, by the handle
         self._stale: dict[ParsedKey, None] = {}  # in the order of the changes
         self._stale_all = False
         self._became_stale = trio.Event()
@@ -232,6 +264,7 @@ class Operations(pyfuse3.Operations):
         """See Filesystem.open. The kernel keeps its pages if it is told who else writes."""
         direct = _is_direct(flags)
         fh = await self._fs.open(Ino(inode), flags, drops_set_id=direct and ctx.uid != 0)
+        self._openers[fh] = ctx.pid
         keep = self._fs.hears_of_changes
         return pyfuse3.FileInfo(fh=fh, keep_cache=keep, direct_io=direct)
 
@@ -254,6 +287,7 @@ class Operations(pyfuse3.Operations):
             _context(ctx),
             drops_set_id=direct and ctx.uid != 0,
         )
+        self._openers[fh] = ctx.pid
         keep = self._fs.hears_of_changes
         return pyfuse3.FileInfo(fh=fh, keep_cache=keep, direct_io=direct), self._entry(made)
 
@@ -280,6 +314,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def release(self, fh: int) -> None:
         """See Filesystem.release."""
+        self._openers.pop(fh, None)
         await self._fs.release(FileHandle(fh))
 
     # --- directories ----------------------------------------------------------------------------
@@ -287,26 +322,35 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """See Filesystem.opendir."""
-        del ctx
-        return await self._fs.opendir(Ino(inode))
+        fh = await self._fs.opendir(Ino(inode))
+        self._openers[fh] = ctx.pid
+        return fh
 
     @_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """See Filesystem.readdir; each entry that fits the kernel's buffer counts as a lookup."""
         handle, offset = FileHandle(fh), start_id
-        while True:
-            entries = await self._fs.readdir(handle, offset, limits.READDIR_REPLY_ENTRIES)
-            for name, found, next_offset in entries:
-                if not pyfuse3.readdir_reply(token, name, self._entry(found), next_offset):
+        counted: list[Ino] = []
+        try:
+            while True:
+                entries = await self._fs.readdir(handle, offset, limits.READDIR_REPLY_ENTRIES)
+                for name, found, next_offset in entries:
+                    if not pyfuse3.readdir_reply(token, name, self._entry(found), next_offset):
+                        return
+                    self._fs.remember(found.ino)
+                    counted.append(found.ino)
+                    offset = next_offset
+                if not entries:
                     return
-                self._fs.remember(found.ino)
-                offset = next_offset
-            if not entries:
-                return
+        except BaseException:
+            for ino in counted:  # the kernel gets an error in place of the entries
+                self._fs.forget(ino, 1)
+            raise
 
     @_handler
     async def releasedir(self, fh: int) -> None:
         """See Filesystem.releasedir."""
+        self._openers.pop(fh, None)
         await self._fs.releasedir(FileHandle(fh))
 
     @_handler
@@ -374,6 +418,12 @@ class Operations(pyfuse3.Operations):
         self._became_stale.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """End requests whose caller is signalled, and tell the kernel what others changed."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._interrupts.run)
+            await self._tell_of_changes(task_status)
+
+    async def _tell_of_changes(self, task_status: trio.TaskStatus[None]) -> None:
         """Tell the kernel what others changed, until cancelled.
 
         A call to the kernel can block, for it waits for requests on the same inode that we may

@@ -80,6 +80,7 @@ class SteeredClient(ServiceClient):
         self.after_commit: list[Step] = []
         self.before_get: list[Step] = []
         self.after_get: list[Step] = []
+        self.before_scan: list[Step] = []
         self.after_scan: list[Step] = []
         self.before_keepalive: list[Step] = []
         self.commits: list[Sequence[Op]] = []
@@ -145,7 +146,7 @@ class SteeredClient(ServiceClient):
     ) -> ScanPage:
         self.scans += 1
         await self._reach()
-        await self._meet([])
+        await self._meet(self.before_scan)
         page = await super().scan(
             start,
             end,

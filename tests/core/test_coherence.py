@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import cast
 
 import pyfuse3
@@ -42,8 +43,8 @@ from tests.core.steering import (
     turn,
 )
 
-NO_CONTEXT = cast("pyfuse3.RequestContext", None)
-"""Handlers that do not ask who calls take this."""
+NO_CONTEXT = cast("pyfuse3.RequestContext", SimpleNamespace(uid=0, gid=0, pid=0, umask=0))
+"""A caller in another pid namespace."""
 
 
 @pytest.fixture
