@@ -6,10 +6,10 @@ virtual there: a clock that jumps to the next deadline when nothing else can hap
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -17,16 +17,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from aspenfs.kv import open_kv
 from aspenkv.contract import KeyValue
 from aspenkv.dial import dial
-from aspenkv.listen import Listener
-from aspenkv.quic import serve_quic
 from aspenkv.service import Service
-from aspenkv.tickets import Endpoint, Ticket
-from tests.contract.clients import ADMIN, make_ticket
+from tests.unit.aspenkv.ends import listening
 from tests.unit.aspenkv.network import MemoryNetwork
-
-T = TypeVar("T")
-
-SERVER = Endpoint("203.0.113.1", 7400)
 
 _LOOPBACK_MTU_BYTES = 16_376
 _LOSS = 0.05
@@ -84,7 +77,8 @@ async def carried(carrier: Carrier, service: Service) -> AsyncIterator[Connect]:
     network.delay_s = 0.0
     network.mtu_bytes = _LOOPBACK_MTU_BYTES
     network.loss = carrier.loss
-    async with serving(service, network) as ticket, trio.open_nursery() as clients:
+    async with listening(service, network) as host, trio.open_nursery() as clients:
+        ticket = host.ticket(await host.make_ticket())
         done = trio.Event()
 
         async def run(task_status: trio.TaskStatus[KeyValue]) -> None:
@@ -100,28 +94,6 @@ async def carried(carrier: Carrier, service: Service) -> AsyncIterator[Connect]:
 
         yield connect_over_quic
         done.set()
-
-
-@asynccontextmanager
-async def serving(service: Service, network: MemoryNetwork) -> AsyncIterator[Ticket]:
-    """Serve on a network in memory, and yield an administrator's ticket."""
-    identity = await service.identity()
-    ticket = Ticket((SERVER,), identity.fingerprint, *await make_ticket(service, ADMIN))
-    listener = Listener(service)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(network.run)
-        await nursery.start(listener.run)
-        await nursery.start(serve_quic, [network.bind(*SERVER)], identity, listener)
-        yield ticket
-        nursery.cancel_scope.cancel()
-
-
-def run_in_virtual_time(
-    test: Callable[[], Awaitable[T]], *, clock: trio.abc.Clock | None, instruments: Any
-) -> T:
-    """Run a test on a clock that jumps, unless it has brought one."""
-    clock = clock or MockClock(autojump_threshold=0)
-    return trio.run(test, clock=clock, instruments=instruments)
 
 
 async def settle() -> None:

@@ -25,9 +25,9 @@ from tests.contract.carriers import (
     Connect,
     Serve,
     carried,
-    run_in_virtual_time,
 )
 from tests.contract.directories import new_directory
+from tests.virtual_time import run_in_virtual_time
 
 T = TypeVar("T")
 
@@ -67,8 +67,7 @@ def open_server(
     """Start a server on the same data each time it is called; one at a time."""
     memory = MemoryEngine()
     if carrier.over_quic:
-        in_virtual_time = pytest.mark.trio(run=run_in_virtual_time)
-        request.node.add_marker(in_virtual_time, append=False)  # before that of pytest-trio's own
+        run_in_virtual_time(request.node)
         monkeypatch.setattr("trio.to_thread.run_sync", call_in_place)
 
     @asynccontextmanager
