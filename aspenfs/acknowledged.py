@@ -1,8 +1,10 @@
-"""Which commits the store has acknowledged, and whether it still has them. Pure.
+"""What the store has told this client, and whether it still holds. Pure.
 
 A commit is acknowledged before it is on stable storage; only ``sync`` waits for that. So a power
 cut of the server may take acknowledged commits with it: always the newest, never some out of the
-middle. The client learns of it by the revision that the new server process found when it started.
+middle. The next server process counts on from what is left, so the revisions that were lost are
+given a second time, to other commits. The client learns of it by the revision that the new process
+found when it started.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ class Loss(NamedTuple):
 
 
 class Acknowledged:
-    """The highest revision that a commit of this client was acknowledged with."""
+    """The highest revisions that this client knows of, and what was lost of them."""
 
     def __init__(self) -> None:
         """Begin before the first connection."""
         self._server: ServerProcess | None = None
-        self._revision = _NONE
+        self._committed = _NONE
+        self._seen = _NONE
         self._loss: Loss | None = None
+        self._twice: tuple[int, int] | None = None
         self.losses = 0
 
     def met(self, server: ServerProcess) -> Loss | None:
@@ -43,12 +47,17 @@ class Acknowledged:
         self._server = server
         return self._compare()
 
-    def add(self, server: ServerProcess, revision: int) -> Loss | None:
+    def committed(self, server: ServerProcess, revision: int) -> Loss | None:
         """Note that ``server`` acknowledged a commit; return a loss that comes to light by it.
 
         The answer of a process may be read after its successor was met.
         """
-        self._revision = max(self._revision, revision)
+        self._committed = max(self._committed, revision)
+        return self.seen(server, revision)
+
+    def seen(self, server: ServerProcess, revision: int) -> Loss | None:
+        """Note that ``server`` named a revision, of whose commit it may be."""
+        self._seen = max(self._seen, revision)
         return None if server == self._server else self._compare()
 
     def take_loss(self) -> Loss | None:
@@ -56,16 +65,25 @@ class Acknowledged:
         loss, self._loss = self._loss, None
         return loss
 
+    def is_given_twice(self, revision: int) -> bool:
+        """Whether ``revision`` may stand for two histories: one that was lost, and today's."""
+        return self._twice is not None and self._twice[0] < revision <= self._twice[1]
+
     def _compare(self) -> Loss | None:
-        assert self._server is not None, "a connection comes before a commit"
+        """Compare what is known with what the newest process found when it started."""
+        assert self._server is not None, "a connection comes before an answer"
         kept = self._server.started_revision
-        if self._revision <= kept:
+        if self._seen > kept:
+            self._twice = _spanned(self._twice, kept, self._seen)
+            self._seen = kept
+        if self._committed <= kept:
             return None
-        already = self._loss
-        self._loss = Loss(
-            kept if already is None else min(kept, already.kept_revision),
-            self._revision if already is None else max(self._revision, already.lost_revision),
-        )
-        self._revision = _NONE
+        self._loss = Loss(*_spanned(self._loss, kept, self._committed))
+        self._committed = _NONE
         self.losses += 1
         return self._loss
+
+
+def _spanned(earlier: tuple[int, int] | None, low: int, high: int) -> tuple[int, int]:
+    """Return the smallest span that holds an earlier one and ``(low, high)``."""
+    return (low, high) if earlier is None else (min(low, earlier[0]), max(high, earlier[1]))

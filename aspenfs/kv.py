@@ -23,9 +23,8 @@ from aspenfs.limits import (
     KV_TIMEOUT_S,
     POOL_BULK_COMMIT_BYTES,
 )
-from aspenfs.pool import Dial, OpenConnection, Pool, PoolStatistics, open_pool
+from aspenfs.pool import Dial, OpenConnection, Pool, PooledWatch, PoolStatistics, open_pool
 from aspenfs.slots import Slots
-from aspenkv.access import Grant
 from aspenkv.contract import Check, CommitResult, Op, Patch, Put, ScanPage, Status, Versioned, Watch
 from aspenkv.errors import (
     AspenKvError,
@@ -38,6 +37,7 @@ from aspenkv.errors import (
     RemoteProtocolError,
     TooManyError,
     UnavailableError,
+    WatchGapError,
 )
 from aspenkv.limits import BULK_GET_KEYS_MAX
 from aspenkv.protocol import (
@@ -66,6 +66,7 @@ class KvStatistics(NamedTuple):
     """The client at one moment, and counts since it was opened."""
 
     pool: PoolStatistics
+    slots_in_use: int
     retries: int
     commits_in_doubt: int
     losses: int
@@ -109,12 +110,10 @@ class PooledKeyValue:
         pool: Pool,
         slots: Slots,
         acknowledged: Acknowledged,
-        grant: Grant,
         *,
         timeout_s: float,
     ) -> None:
         """Take the parts that :func:`open_kv` has put together."""
-        self.grant = grant
         self._pool = pool
         self._slots = slots
         self._acknowledged = acknowledged
@@ -141,6 +140,7 @@ class PooledKeyValue:
         """Return what this client does and has done."""
         return KvStatistics(
             self._pool.statistics(),
+            slots_in_use=self._slots.in_use,
             retries=self._retries,
             commits_in_doubt=self._commits_in_doubt,
             losses=self._acknowledged.losses,
@@ -210,13 +210,23 @@ class PooledKeyValue:
         """See :meth:`aspenkv.contract.KeyValue.watch`.
 
         It lives on one connection. When that is lost, its iterator raises UnavailableError; a new
-        watch from its ``revision`` goes on without a gap, if the server's history reaches there.
+        watch from its ``revision`` goes on without a gap, if the server's history reaches there,
+        and if a power cut did not replace that history by another.
         ``skip_own`` does not know the commits from before a server has forgotten this client.
         """
         request = OpenWatch(prefix, from_revision, values, skip_own)
         call = self._call()
         async with AsyncExitStack() as stack:
-            yield await self._open_watch(stack, request, call)
+            watch = await self._open_watch(stack, request, call)
+            if from_revision is not None and self._acknowledged.is_given_twice(from_revision):
+                raise WatchGapError(
+                    f"the server lost commits up to revision {from_revision}, as after a power "
+                    "cut: read anew"
+                )
+            try:
+                yield watch
+            finally:
+                _log_loss(self._acknowledged.seen(_process(watch.hello), watch.revision))
 
     async def lease(self, ttl_s: float) -> int:
         """See :meth:`aspenkv.contract.KeyValue.lease`.
@@ -308,10 +318,12 @@ class PooledKeyValue:
             call.doubt = connection.session_epoch
             raise BusyError(f"the server cannot say what became of the commit: {error}") from error
         if request.ops and result.failed_check is None:
-            _log_loss(self._acknowledged.add(server, result.revision))
+            _log_loss(self._acknowledged.committed(server, result.revision))
         return result
 
-    async def _open_watch(self, stack: AsyncExitStack, request: OpenWatch, call: _Call) -> Watch:
+    async def _open_watch(
+        self, stack: AsyncExitStack, request: OpenWatch, call: _Call
+    ) -> PooledWatch:
         while True:
             try:
                 watch = self._pool.watch(request, call.deadline_s)
@@ -323,7 +335,7 @@ class PooledKeyValue:
         """Wait before the next try.
 
         Raises:
-            UnavailableError: there is no time for one.
+            UnavailableError: no time is left for one.
         """
         if not await call.pause():
             raise UnavailableError(f"given up after {self._timeout_s:g} s: {error}") from error
@@ -353,10 +365,9 @@ async def open_kv(
         _log_loss(acknowledged.met(_process(hello)))
 
     async with open_pool(endpoints, dial, on_hello=on_hello) as pool:
-        async with pool.connection(Kind.SMALL, trio.current_time() + timeout_s) as connection:
-            hello = connection.channel.hello
-        grant = Grant(hello.prefix, hello.can_write, hello.is_admin)
-        yield PooledKeyValue(pool, slots, acknowledged, grant, timeout_s=timeout_s)
+        kv = PooledKeyValue(pool, slots, acknowledged, timeout_s=timeout_s)
+        await kv.hello()
+        yield kv
 
 
 def _process(hello: HelloReply) -> ServerProcess:

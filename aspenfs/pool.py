@@ -201,7 +201,7 @@ class Pool:
             self._release(connection, kind)
 
     @asynccontextmanager
-    async def watch(self, request: OpenWatch, deadline_s: float) -> AsyncIterator[Watch]:
+    async def watch(self, request: OpenWatch, deadline_s: float) -> AsyncIterator[PooledWatch]:
         """Open a watch on a connection for small calls.
 
         Raises:
@@ -213,10 +213,10 @@ class Pool:
         connection = await self._acquire(Kind.WATCH, deadline_s)
         try:
             async with AsyncExitStack() as stack:
+                channel = _open(connection).channel
                 with self._judging(connection, deadline_s):
-                    opening = _open(connection).channel.watch(request, deadline_s)
-                    watch = await stack.enter_async_context(opening)
-                pooled = _PooledWatch(watch)
+                    watch = await stack.enter_async_context(channel.watch(request, deadline_s))
+                pooled = PooledWatch(watch, channel.hello)
                 try:
                     yield pooled
                 finally:
@@ -341,15 +341,22 @@ class Pool:
             if trio.current_time() < deadline_s:
                 self._lose(connection, error)
             raise
-        except (UnavailableError, ClosedError) as error:
-            if trio.current_time() < deadline_s:
-                self._table.leave(connection)
-                self._advance()
-            raise UnavailableError(f"the server is about to end: {error}") from error
+        except UnavailableError:
+            if trio.current_time() < deadline_s:  # else it is the call that is over
+                self._leave(connection)
+            raise
+        except ClosedError as error:
+            self._leave(connection)
+            raise UnavailableError(f"the server has ended: {error}") from error
         except AspenKvError:
             self._prove(connection)
             raise
         self._prove(connection)
+
+    def _leave(self, connection: Connection[OpenConnection]) -> None:
+        """Give no more calls to a connection whose server is about to end."""
+        self._table.leave(connection)
+        self._advance()
 
     def _prove(self, connection: Connection[OpenConnection]) -> None:
         """Note that a server has answered."""
@@ -449,10 +456,12 @@ class Pool:
             self._wake_at_s = self._timer.deadline = step.wake_at_s
 
 
-class _PooledWatch:
+class PooledWatch:
     """A watch whose connection may be lost; see :class:`aspenkv.contract.Watch`."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, hello: HelloReply) -> None:
+        """Take a watch, and what the server said of itself on its connection."""
+        self.hello = hello
         self._watch = watch
         self._events = aiter(watch)
         self._is_closed = False

@@ -188,10 +188,17 @@ class FakeWatch:
 class Network:
     """All servers of one store."""
 
-    def __init__(self, nursery: trio.Nursery, clock: MockClock, count: int = 1) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        clock: MockClock,
+        count: int = 1,
+        server: Callable[[trio.Nursery, MockClock, set[bytes]], FakeServer] | None = None,
+    ) -> None:
+        make = FakeServer if server is None else server
         self.sessions: set[bytes] = set()
         self.servers = {
-            Endpoint(f"server{number}", 7400): FakeServer(nursery, clock, self.sessions)
+            Endpoint(f"server{number}", 7400): make(nursery, clock, self.sessions)
             for number in range(count)
         }
 

@@ -40,7 +40,8 @@ from aspenkv.errors import (
     WatchGapError,
 )
 from aspenkv.protocol import Bye, Get, HelloReply, OpenWatch, ReadRevision, Request
-from tests.unit.channels import FakeChannel, FakeServer, Network
+from aspenkv.tickets import Endpoint
+from tests.unit.channels import HELLO, FakeChannel, FakeServer, Network
 
 SMALL = ReadRevision()
 BULK = Get((b"chunk",), bulk=True)
@@ -150,6 +151,28 @@ async def test_calls_beyond_what_the_server_takes_of_one_client_wait(clock: Mock
         await wait_all_tasks_blocked()
         assert pool.statistics().waiting == 0
         assert max(channel.calls_in_flight_max for channel in network.channels) == 3
+
+
+async def test_a_call_that_no_connection_has_room_for_says_so_in_time(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
+        network.server.hello = network.server.hello._replace(requests_max=1)
+        await call(pool)
+        network.server.answer = Hold()
+        nursery.start_soon(call, pool)
+        await wait_all_tasks_blocked()
+        with pytest.raises(UnavailableError, match="all connections"):
+            await call(pool, timeout_s=1)
+        assert clock.current_time() == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_call_without_time_does_not_cost_the_connection(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network):
+        await call(pool)
+        with pytest.raises(UnavailableError, match="the time for the call is over"):
+            await call(pool, timeout_s=0)
+        assert [each.state for each in pool.statistics().connections] == ["open"]
+        assert len(network.open_channels) == 1
 
 
 async def test_too_many_waiting_calls_are_busy(clock: MockClock) -> None:
@@ -710,6 +733,38 @@ async def test_closing_ends_a_dial_under_way(clock: MockClock) -> None:
         await wait_all_tasks_blocked()
         assert isinstance(results[0], ClosedError)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("failure", [None, UnavailableError("no answer")])
+async def test_a_dial_that_ends_after_the_pool_changes_nothing(
+    clock: MockClock, failure: AspenKvError | None
+) -> None:
+    answered = trio.Event()
+
+    @asynccontextmanager
+    async def stubborn(
+        _endpoint: Endpoint, session: bytes, _deadline_s: float, /
+    ) -> AsyncIterator[FakeChannel]:
+        with trio.CancelScope(shield=True):
+            await answered.wait()
+        if failure is not None:
+            raise failure
+        yield FakeChannel(network.server, HELLO, session)
+
+    async def answer_late() -> None:
+        await trio.sleep(1)
+        answered.set()
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, clock)
+        results: list[object] = []
+        async with open_pool(network.endpoints, stubborn, on_hello=lambda _: None) as pool:
+            nursery.start_soon(call_into, results, pool)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(answer_late)
+        assert isinstance(results[0], ClosedError)
+        assert pool.statistics().failed_dials == 0
+        assert not pool.is_connected
 
 
 async def test_an_error_of_the_block_comes_out_as_it_is(clock: MockClock) -> None:
