@@ -637,6 +637,7 @@ async def open_filesystem(
         kv, keys, transactions, owner=owner, now_ns=clock.now_ns(), read_only=read_only
     )
     watcher = Watcher(kv, keys, caches)
+    transactions.on_doubt = watcher.hear_own
     try:
         async with (
             open_session(kv, keys, transactions, read_only=read_only) as session,

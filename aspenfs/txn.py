@@ -182,6 +182,8 @@ class Transactions:
         self._keys = keys
         self._caches = caches
         self.read_only = read_only
+        self.on_doubt: Callable[[], None] = _do_nothing
+        """Called when a commit may have been done, or may still be."""
         self._fence: tuple[Check, ...] = ()
         self._session_lost = False
         self._doubtful: dict[Ino, None] = {}  # required by a commit whose outcome is not known
@@ -252,6 +254,7 @@ class Transactions:
     def _note_doubt(self, txn: Transaction) -> None:
         """Remember that a commit, or a cancelled one, may have been done or may still be."""
         txn.is_in_doubt = True
+        self.on_doubt()
         self._doubtful.update(dict.fromkeys(txn.required))
         while len(self._doubtful) > limits.DOUBTFUL_INODES_MAX:
             del self._doubtful[next(iter(self._doubtful))]
@@ -328,3 +331,7 @@ class Transactions:
         else:
             names.discard(name)
         self._caches.names.put(directory, names, revision)
+
+
+def _do_nothing() -> None:
+    """Stand in for a callback that nobody has set."""

@@ -36,6 +36,9 @@ class Watcher:
         self._listener: Listener | None = None
         self._seen_revision: int | None = None  # up to which every change was applied
         self._is_live = False
+        self._following = trio.CancelScope()
+        self._skips_own = True
+        self._hears_own_until_s = float("-inf")
 
     def listen(self, listener: Listener | None) -> None:
         """Set who is told of changes by others. It is called synchronously and must not block."""
@@ -50,21 +53,37 @@ class Watcher:
         self._is_live = live
         self._caches.set_live(live)
 
+    def hear_own(self) -> None:
+        """Also hear of this mount's own commits for LATE_COMMIT_S: one may be done late, unseen.
+
+        Else what it changes stays in the caches, and in the kernel, as it was before.
+        """
+        self._hears_own_until_s = trio.current_time() + limits.LATE_COMMIT_S
+        if self._skips_own:
+            self._following.cancel()
+        else:
+            self._following.deadline = self._hears_own_until_s
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow the volume until cancelled; reports started when the first watch is open."""
         started = is_said = False
         backoff_s = limits.TXN_BACKOFF_FIRST_S
         while True:
+            self._skips_own = trio.current_time() >= self._hears_own_until_s
+            self._following = trio.CancelScope()
+            if not self._skips_own:
+                self._following.deadline = self._hears_own_until_s
             try:
-                async with self._kv.watch(
-                    self._keys.prefix, self._seen_revision, skip_own=True
-                ) as watch:
-                    backoff_s = limits.TXN_BACKOFF_FIRST_S
-                    is_said = False
-                    if not started:
-                        started = True
-                        task_status.started()
-                    await self._follow(watch)
+                with self._following:
+                    async with self._kv.watch(
+                        self._keys.prefix, self._seen_revision, skip_own=self._skips_own
+                    ) as watch:
+                        backoff_s = limits.TXN_BACKOFF_FIRST_S
+                        is_said = False
+                        if not started:
+                            started = True
+                            task_status.started()
+                        await self._follow(watch)
             except WatchGapError:
                 log.info("changes of other clients were missed; all caches are dropped")
                 self._seen_revision = None
@@ -77,8 +96,9 @@ class Watcher:
                 if not is_said:
                     log.warning("changes by others cannot be followed: %s; trying again", error)
                 is_said = True
-            await trio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, limits.TXN_BACKOFF_MAX_S)
+            if not self._following.cancelled_caught:
+                await trio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, limits.TXN_BACKOFF_MAX_S)
 
     async def _follow(self, watch: Watch) -> None:
         """Apply what others change, until the watch breaks.

@@ -18,6 +18,7 @@ from aspenfs.filesystem import Filesystem
 from aspenfs.keys import ParsedKey
 from aspenfs.limits import (
     CHUNK_BYTES,
+    LATE_COMMIT_S,
     META_CACHE_TTL_S,
     READ_ATTEMPTS_MAX,
     TXN_BACKOFF_FIRST_S,
@@ -506,3 +507,42 @@ async def test_the_kernel_believes_nothing_while_it_is_not_told_of_changes(
     store.come_back()
     await turn(mock_clock, TXN_BACKOFF_MAX_S)
     assert await timeouts() == (10, 20, 10)
+
+
+async def test_a_commit_of_our_own_that_is_done_late_is_seen(
+    fs: Filesystem,
+    store: SteeredClient,
+    ino: Ino,
+    told: list[ParsedKey | None],
+    mock_clock: MockClock,
+) -> None:
+    store.hold_back()
+    with refused(errno.EIO):
+        await fs.mkdir(ROOT_INO, b"late", 0o755, ROOT)
+    await wait_all_tasks_blocked()
+    assert fs.hears_of_changes
+    assert await names(fs) == [b"file"]
+    await store.deliver()
+    await wait_all_tasks_blocked()
+    assert await names(fs) == [b"file", b"late"]
+    assert ParsedKey("D", ROOT_INO, b"late") in told
+
+    await turn(mock_clock, LATE_COMMIT_S)
+    await wait_all_tasks_blocked()
+    told.clear()
+    await fs.setattr(ino, AttributeChanges(mode=0o600))
+    await wait_all_tasks_blocked()
+    assert told == []  # our own commits are left out again
+
+
+async def test_more_doubts_only_make_the_time_longer(
+    fs: Filesystem, store: SteeredClient, ino: Ino, mock_clock: MockClock
+) -> None:
+    for _ in range(3):
+        store.hold_back()
+        with refused(errno.EIO):
+            await fs.setattr(ino, AttributeChanges(mode=0o600))
+        await turn(mock_clock, 0.9 * LATE_COMMIT_S)
+    await store.deliver()
+    await wait_all_tasks_blocked()
+    assert (await fs.getattr(ino)).mode & 0o777 == 0o600

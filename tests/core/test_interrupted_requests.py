@@ -34,7 +34,9 @@ async def ino(fs: Filesystem) -> Ino:
 
 
 @pytest.fixture
-async def served(fs: Filesystem, tmp_path: Path) -> AsyncIterator[Operations]:
+async def served(
+    fs: Filesystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Operations]:
     """The handlers of a mount whose caller has pressed Ctrl-C."""
     status = f"SigPnd:\t{0:x}\nShdPnd:\t{1 << (signal.SIGINT - 1):x}\nSigBlk:\t0\nSigIgn:\t0\n"
     for thread in (tmp_path / str(TID), tmp_path / str(TID) / "task" / str(TID)):
@@ -42,6 +44,7 @@ async def served(fs: Filesystem, tmp_path: Path) -> AsyncIterator[Operations]:
         (thread / "status").write_text(status)
     served = Operations(fs, entry_timeout_s=1, attr_timeout_s=1)
     served._interrupts = Interrupts(tmp_path)
+    monkeypatch.setattr("aspenfs.operations._invalidate_all", lambda _keys: None)  # no kernel
     async with trio.open_nursery() as nursery:
         await nursery.start(served.run)
         yield served
