@@ -144,6 +144,11 @@ class MountConfig:
         return self.store.state_dir
 
     @property
+    def is_networked(self) -> bool:
+        """Whether the mount's own calls of its store go over a network."""
+        return isinstance(self.store, RemoteStore) or self.store.carrier is Carrier.QUIC
+
+    @property
     def default_log_file(self) -> Path:
         """Where a mount in the background logs unless told otherwise."""
         return self.state_dir / "aspenfs.log"

@@ -118,6 +118,7 @@ FORCED_UNMOUNT_WAIT_S: Final = 5.0  # 8 MiB at most are left to write
 INTERRUPT_LOOK_S: Final = 0.1  # a request is slow after one to two of these
 THREADS_LOOKED_AT: Final = 64  # of a process that waits; most have one
 FUSE_TASKS_MAX: Final = 32  # requests in work at once; each may hold a buffer of 1 MiB
+FUSE_FAR_TASKS_MAX: Final = 128  # of a networked mount: what waits for a server holds up no other
 FUSE_IDLE_TASKS_MAX: Final = 8
 GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn

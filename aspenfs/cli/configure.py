@@ -73,11 +73,12 @@ def configure(
     log_path = log_file or words.log_file
     volume = volume or words.volume
     place = resolve(mountpoint)
+    is_read_only = read_only or bool(words.read_only)
     return MountConfig(
         mountpoint=place,
-        store=_chosen_store(place, store, words),
+        store=_chosen_store(place, store, words, read_only=is_read_only),
         volume=None if volume is None else _checked_volume(volume),
-        read_only=read_only or bool(words.read_only),
+        read_only=is_read_only,
         allow_other=privileged or words.allow_other,
         nonempty=words.nonempty,
         timeout_s=_timeout_s(timeout, words.timeout),
@@ -89,16 +90,19 @@ def configure(
 
 
 def _chosen_store(
-    mountpoint: Path, choice: StoreOptions, words: MountOptions
+    mountpoint: Path, choice: StoreOptions, words: MountOptions, *, read_only: bool
 ) -> HostedStore | RemoteStore:
-    """Return the store to mount: by ticket if there is one and no data directory was named."""
+    """Return the store to mount: by ticket if there is one and no data directory was named.
+
+    A read-only mount serves nobody unless told where: others could change what it shows.
+    """
     data_dir = choice.data_dir or words.data_dir
     ticket_file = choice.ticket_file or words.ticket_file
     listen = choice.listen or words.listen
     if ticket_file is None and (data_dir is not None or TICKET_VARIABLE not in os.environ):
         return HostedStore(
             data_dir=chosen_data_dir(data_dir),
-            listen=_checked_listen(listen or DEFAULT_LISTEN),
+            listen=_checked_listen(listen or (NO_ADDRESS if read_only else DEFAULT_LISTEN)),
             advertise=tuple(_checked_address("--advertise", each) for each in choice.advertise),
             carrier=words.carrier or Carrier.DIRECT,
         )

@@ -19,7 +19,7 @@ import pyfuse3
 import trio
 
 from aspenfs import limits
-from aspenfs.config import MountConfig, Mounted, RemoteStore
+from aspenfs.config import MountConfig, Mounted
 from aspenfs.control import open_control, serve_control
 from aspenfs.errors import AspenError, StartupError
 from aspenfs.filesystem import SYSTEM_CLOCK, Filesystem, open_filesystem
@@ -39,11 +39,12 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class _AnsweringOperations(Operations):
     """Operations that tell when the kernel has made contact: from then on the mount answers."""
 
-    def __init__(self, filesystem: Filesystem) -> None:
+    def __init__(self, filesystem: Filesystem, *, interruptible: bool) -> None:
         super().__init__(
             filesystem,
             entry_timeout_s=limits.KERNEL_ENTRY_TIMEOUT_S,
             attr_timeout_s=limits.KERNEL_ATTR_TIMEOUT_S,
+            interruptible=interruptible,
         )
         self.contacted = trio.Event()
 
@@ -78,7 +79,7 @@ async def serve(
         config = replace(config, volume=store.mounted.volume, read_only=store.mounted.read_only)
         listener = await stack.enter_async_context(open_control(config.state_dir))
         filesystem = await stack.enter_async_context(_open_filesystem(config, store))
-        operations = _AnsweringOperations(filesystem)
+        operations = _AnsweringOperations(filesystem, interruptible=config.is_networked)
         entry = stack.enter_context(fuse_session(operations, config))
         stack.enter_context(short_request_wait())
         served = Served(
@@ -97,7 +98,8 @@ async def serve(
                 _announce, operations.contacted, entry, partial(on_ready, store.mounted)
             )
             nursery.start_soon(_unmount_when_asked, stop_asked, store, filesystem, entry)
-            await pyfuse3.main(limits.FUSE_IDLE_TASKS_MAX, limits.FUSE_TASKS_MAX)
+            tasks_max = limits.FUSE_FAR_TASKS_MAX if config.is_networked else limits.FUSE_TASKS_MAX
+            await pyfuse3.main(limits.FUSE_IDLE_TASKS_MAX, tasks_max)
             nursery.cancel_scope.cancel()
         log.info("unmounted %s; writing what is left", config.mountpoint)
 
@@ -109,7 +111,8 @@ async def _open_filesystem(config: MountConfig, store: MountStore) -> AsyncItera
         store.kv,
         volume=store.mounted.volume,
         read_only=config.read_only,
-        readahead=isinstance(config.store, RemoteStore),
+        readahead=config.is_networked,
+        timeout_s=config.timeout_s,
     ) as filesystem:
         yield filesystem
     lost = filesystem.statistics().data

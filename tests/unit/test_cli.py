@@ -215,6 +215,8 @@ def test_where_to_listen(tmp_path: Path) -> None:
     data_dir = tmp_path / "d"
     assert store() == HostedStore(data_dir=data_dir, listen="127.0.0.1:0")
     assert store(listen="none") == HostedStore(data_dir=data_dir, listen=None)
+    assert store("ro") == HostedStore(data_dir=data_dir, listen=None)
+    assert store("ro", listen="a:1") == HostedStore(data_dir=data_dir, listen="a:1")
     assert store("listen=[::1]:7400,carrier=quic", advertise=("nas:1",)) == HostedStore(
         data_dir=data_dir, listen="[::1]:7400", advertise=("nas:1",), carrier=Carrier.QUIC
     )

@@ -249,6 +249,16 @@ def test_a_mount_of_a_remote_store_has_a_state_directory() -> None:
     assert config.arguments() == ["--ticket=/t", "--timeout=30.0", "-o", "rw", "--", "/m"]
 
 
+def test_whose_calls_go_over_a_network() -> None:
+    hosted, remote = Path("/d"), RemoteStore(ticket_file=None, state_dir=Path("/s"))
+    for store, expected in (
+        (HostedStore(data_dir=hosted), False),
+        (HostedStore(data_dir=hosted, carrier=Carrier.QUIC), True),
+        (remote, True),
+    ):
+        assert MountConfig(mountpoint=Path("/m"), store=store).is_networked is expected
+
+
 def test_a_ticket_in_the_environment_is_no_argument() -> None:
     store = RemoteStore(ticket_file=None, state_dir=Path("/state/m"))
     assert store.arguments() == []
