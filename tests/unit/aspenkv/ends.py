@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from aspenkv.protocol import (
     HelloReply,
     OpenWatch,
     Request,
+    WatchDecoder,
+    WatchMessage,
     decode_reply,
     encode_request,
 )
@@ -60,11 +63,28 @@ class RawClient:
         reply: HelloReply = await self.ask(Hello(*ticket, session, client, VERSION))
         return reply
 
-    async def open_watch(self, prefix: bytes = b"", *, values: bool = False) -> QuicStream:
-        request = OpenWatch(prefix, None, values, skip_own=False)
+    async def watch(
+        self, prefix: bytes = b"", from_revision: int | None = None, *, values: bool = False
+    ) -> RawWatch:
+        request = OpenWatch(prefix, from_revision, values, skip_own=False)
         stream = await self.connection.open_stream()
         await stream.send(encode_request(next(self._ids), _DEADLINE_MS, request), end=True)
-        return stream
+        return RawWatch(stream)
+
+
+class RawWatch:
+    """A watch that may be read or not."""
+
+    def __init__(self, stream: QuicStream) -> None:
+        self.stream = stream
+        self._decoder = WatchDecoder()
+        self._messages: deque[WatchMessage] = deque()
+
+    async def read(self, count: int) -> list[WatchMessage]:
+        """Return the next messages."""
+        while len(self._messages) < count:
+            self._messages += self._decoder.receive_data(await self.stream.receive_some())
+        return [self._messages.popleft() for _ in range(count)]
 
 
 class Host:
