@@ -23,11 +23,16 @@ class Server:
     """``aspenkv serve`` on a data directory. It keeps its port over restarts."""
 
     def __init__(
-        self, directory: Path, arguments: Sequence[str] = (), *, prefix: Sequence[str] = ()
+        self,
+        directory: Path,
+        arguments: Sequence[str] = (),
+        *,
+        listen: str = "127.0.0.1:0",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.data_dir = directory / "server"
         self.log = directory / "server.log"
-        self.listen = "127.0.0.1:0"
+        self.listen = listen
         self._arguments = tuple(arguments)
         self._prefix = tuple(prefix)
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,9 +104,14 @@ class Server:
 
 
 @contextmanager
-def serving(directory: Path, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[Server]:
+def serving(
+    directory: Path,
+    *arguments: str,
+    listen: str = "127.0.0.1:0",
+    prefix: Sequence[str] = (),
+) -> Iterator[Server]:
     """Run a server, and end it with the block unless the test has."""
-    server = Server(directory, arguments, prefix=prefix)
+    server = Server(directory, arguments, listen=listen, prefix=prefix)
     server.start()
     try:
         yield server
