@@ -219,7 +219,7 @@ class Admission:
         self, session_id: bytes, ticket_id: bytes, grant: Grant
     ) -> ClientSession:
         now_s = trio.current_time()
-        evicted = self.sessions.to_evict(now_s)
+        evicted = self.sessions.to_evict(ticket_id, now_s)
         if evicted is not None:
             await self._remove(evicted, "it made room for others")
         session = ClientSession(session_id, ticket_id, now_s=now_s)

@@ -42,6 +42,7 @@ LEASE_TTL_S_MAX: Final = 3600.0
 SLOTS_MAX: Final = 64  # commits that one client may have under way; more wait at the client
 SEQUENCE_MAX: Final = 2**64 - 1
 SESSIONS_MAX: Final = 1024  # clients that the server knows, connected or not
+SESSIONS_PER_TICKET_MAX: Final = 512  # so that the holder of one leaves room to others
 SESSION_TTL_S: Final = 3600.0  # without a connection; far above any client's --timeout
 SESSION_IDLE_S_MIN: Final = 60.0  # a client that lost its server is back before that, or gives up
 SESSION_REMOVAL_RETRY_S: Final = 1.0  # after the engine failed to remove sessions
@@ -100,7 +101,11 @@ DATAGRAM_BYTES_MIN: Final = 1200  # what every QUIC path carries (RFC 9000 §14)
 # A packet's length field has 14 bits (aioquic), and four datagrams fit the 65,507 bytes that one
 # UDP_SEGMENT call may hand over.
 DATAGRAM_BYTES_MAX: Final = 16_376
-RECEIVE_BATCH_BYTES_MAX: Final = 512 * 1024  # read from one socket before other tasks have a turn
+# What is encrypted before it is sent, or decrypted before it is acknowledged: while this end works
+# on one part, the other end works on the one before.
+SEND_BURST_BYTES_MAX: Final = 4 * DATAGRAM_BYTES_MAX
+SEND_BURST_DATAGRAMS_MAX: Final = 16
+RECEIVE_BATCH_BYTES_MAX: Final = 128 * 1024
 
 IDLE_TIMEOUT_S: Final = 10.0  # of silence, after which the other end is taken for gone
 KEEPALIVE_S: Final = 3.0  # of silence, after which a client asks for a sign of life
@@ -141,6 +146,7 @@ PEER_MTU_AGE_S_MAX: Final = 60.0
 SOCKET_BUFFER_BYTES: Final = 4 * 1024 * 1024  # asked for; the kernel may give less
 assert GET_KEYS_MAX * PART_BYTES_MAX <= REPLY_BYTES_MAX - GET_BYTES_MAX, "values fit their reply"
 assert 2 * REPLY_BYTES_MAX < SESSION_BYTES_MAX, "one client reads while it waits for a reply"
+assert SESSIONS_PER_TICKET_MAX < SESSIONS_MAX, "no ticket alone keeps others out"
 assert SESSION_IDLE_S_MIN < SESSION_TTL_S, "a session that is about to come back stays"
 assert TICKET_ENDPOINTS_MAX * (HOST_BYTES_MAX + 3) + 128 < TICKET_TEXT_BYTES_MAX * 3 // 4, (
     "the longest ticket can be read"

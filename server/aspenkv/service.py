@@ -155,7 +155,7 @@ class Service:
         Raises:
             InvalidRequestError: ``session_id`` or ``client`` is none.
             TicketError: the ticket is no longer good, or the session belongs to another one.
-            BusyError: SESSIONS_MAX clients are connected.
+            BusyError: too many clients are connected, with this ticket or in all.
             TooManyError: this one has SESSION_CONNECTIONS_MAX connections.
             EngineError: the engine cannot be written.
         """

@@ -25,6 +25,7 @@ from aspenkv.limits import (
     SESSION_REQUESTS_MAX,
     SESSION_TTL_S,
     SESSIONS_MAX,
+    SESSIONS_PER_TICKET_MAX,
 )
 from aspenkv.slots import SlotTable
 
@@ -179,25 +180,29 @@ class SessionTable:
         """Return the sessions that ended, or were without a connection for SESSION_TTL_S."""
         return [session for session in self if _deadline_s(session) <= now_s]
 
-    def to_evict(self, now_s: float) -> ClientSession | None:
-        """Return the session that must go before another comes; None while there is room.
+    def to_evict(self, ticket_id: bytes, now_s: float) -> ClientSession | None:
+        """Return the session that must go before a ticket has another; None while there is room.
 
-        It is the longest idle one of the ticket with the most sessions, so that who opens many
-        loses his own. One that only just lost its connections is about to come back, and stays.
+        It is the ticket's own if that has SESSIONS_PER_TICKET_MAX, else of the ticket with the
+        most: who opens many loses his own. Of those it is the longest idle one. One that only just
+        lost its connections is about to come back, and stays.
 
         Raises:
-            BusyError: all sessions are in use.
+            BusyError: all of them are in use.
         """
-        if len(self._sessions) < SESSIONS_MAX:
+        per_ticket = Counter(session.ticket_id for session in self)
+        is_greedy = per_ticket[ticket_id] >= SESSIONS_PER_TICKET_MAX
+        if not is_greedy and len(self._sessions) < SESSIONS_MAX:
             return None
         idle = [
             session
             for session in self
-            if not session.connections and session.idle_since_s + SESSION_IDLE_S_MIN <= now_s
+            if not session.connections
+            and session.idle_since_s + SESSION_IDLE_S_MIN <= now_s
+            and (session.ticket_id == ticket_id or not is_greedy)
         ]
         if not idle:
-            raise BusyError(f"{SESSIONS_MAX} clients are connected: try again later")
-        per_ticket = Counter(session.ticket_id for session in self)
+            raise BusyError("too many clients are connected: try again later")
         return max(idle, key=lambda each: (per_ticket[each.ticket_id], -each.idle_since_s))
 
     def statuses(self, prefix: bytes) -> tuple[SessionStatus, ...]:

@@ -82,7 +82,7 @@ def test_a_session_is_over_when_it_was_idle_for_long_or_has_ended() -> None:
 def test_nobody_must_go_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aspenkv.sessions.SESSIONS_MAX", 2)
     table = filled(session(idle_s=10_000))
-    assert table.to_evict(1000) is None
+    assert table.to_evict(b"new", 1000) is None
 
 
 def test_the_longest_idle_of_who_has_most_must_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,10 +93,22 @@ def test_the_longest_idle_of_who_has_most_must_go(monkeypatch: pytest.MonkeyPatc
     first, second = session(b"1", idle_s=2000), session(b"2", idle_s=1000)
     table = filled(few, second, connected, first)
     for expected in (first, second):
-        assert table.to_evict(1000) is expected
+        assert table.to_evict(b"new", 1000) is expected
         table.remove(expected)
         table.insert(session(expected.id, b"other" + expected.id))
-    assert table.to_evict(1000) is few
+    assert table.to_evict(b"new", 1000) is few
+
+
+def test_a_ticket_with_its_share_loses_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aspenkv.sessions.SESSIONS_PER_TICKET_MAX", 2)
+    others = session(b"others", b"others", idle_s=3000)
+    young, old = session(b"young"), session(b"old", idle_s=100)
+    table = filled(others, young, old)
+    assert table.to_evict(b"others", 1000) is None
+    assert table.to_evict(TICKET, 1000) is old
+    old.connections = 1
+    with pytest.raises(BusyError):
+        table.to_evict(TICKET, 1000)
 
 
 def test_who_is_about_to_come_back_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +116,8 @@ def test_who_is_about_to_come_back_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     one = session(idle_s=SESSION_IDLE_S_MIN - 1)
     table = filled(one)
     with pytest.raises(BusyError):
-        table.to_evict(1000)
-    assert table.to_evict(1001) is one
+        table.to_evict(b"new", 1000)
+    assert table.to_evict(b"new", 1001) is one
 
 
 def test_status_names_who_is_connected_within_a_prefix() -> None:
