@@ -299,6 +299,11 @@ class Data:
         """Return the inode that a handle has open; EBADF for a directory's."""
         return self._get(fh).file.ino
 
+    def is_settled(self, ino: Ino) -> bool:
+        """Return whether nothing of an inode waits to be committed, nor an error to be told."""
+        file = self._files.get(ino)
+        return file is None or not (file.is_dirty or file.error or file.lost)
+
     def with_dirty(self, attributes: Attributes) -> Attributes:
         """Return attributes as they are with the bytes that are not committed yet."""
         file = self._files.get(attributes.ino)

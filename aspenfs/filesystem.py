@@ -400,6 +400,8 @@ class Filesystem:
             AspenError, AspenKvError: what made a commit fail.
         """
         ino = self._data.ino_of(fh)
+        if self._data.is_settled(ino):
+            return
         node = await self._inodes.node(ino)
         if node is None or node.inode.nlink:  # else nobody can ever open it
             await self._data.flush_inode(ino)

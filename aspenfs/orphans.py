@@ -27,7 +27,7 @@ from aspenfs.session import Session
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_SESSION, Ino, SessionId
 from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError
+from aspenkv.errors import AspenKvError, ClosedError
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +135,8 @@ class Orphans:
         while True:
             try:
                 await self.collect()
-            except LeaseLostError:
-                return  # said in the log already; others collect
+            except (LeaseLostError, ClosedError):
+                return  # the log says so, or the mount ends; others collect
             except (AspenError, AspenKvError) as error:
                 log.warning("orphans could not be collected: %s; trying again later", error)
             with trio.move_on_after(limits.ORPHAN_SCAN_S):

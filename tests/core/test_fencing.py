@@ -14,6 +14,7 @@ from aspenfs.limits import (
     CHUNK_BYTES,
     DIRTY_BYTES_MAX,
     ORPHAN_SCAN_S,
+    SESSION_KEEPALIVE_S,
     SESSION_TTL_S,
     WRITEBACK_DELAY_S,
 )
@@ -84,6 +85,7 @@ async def test_a_mount_that_was_cut_off_does_not_overwrite_what_others_did_meanw
     other_store: SteeredClient,
     ino: Ino,
     mock_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     orphan = await make_file(other, b"orphan", bytes(3 * CHUNK_BYTES))
     held, fh = await other.open(orphan, os.O_RDWR), await other.open(ino, os.O_RDWR)
@@ -114,6 +116,8 @@ async def test_a_mount_that_was_cut_off_does_not_overwrite_what_others_did_meanw
     assert await read_file(fs, ino) == b"NEWER!!"
     assert await names(other) == [b"file"]
     await other.release(held)
+    await turn(mock_clock, SESSION_KEEPALIVE_S)  # the keepalive hears of it too
+    assert [record.levelname for record in caplog.records].count("CRITICAL") == 1
 
 
 @pytest.mark.logs(LAPSED)

@@ -266,6 +266,19 @@ async def test_what_is_not_cached_fails_in_time(
     assert await read_file(fs, ino) == b"old"
 
 
+@pytest.mark.logs(NO_WATCH)
+async def test_closing_a_file_that_has_nothing_to_write_needs_no_store(
+    fs: Filesystem, store: SteeredClient, ino: Ino, autojump_clock: MockClock
+) -> None:
+    async with opened(fs, ino) as fh:
+        store.leave()
+        fs._caches.clear()
+        before_s = autojump_clock.current_time()
+        await fs.flush(fh)
+        assert autojump_clock.current_time() == before_s
+        store.come_back()
+
+
 # --- the end of a mount ---------------------------------------------------------------------------
 
 
