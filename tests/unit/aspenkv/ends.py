@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import msgpack
 import trio
 
 from aspenkv.access import Grant
@@ -22,6 +23,7 @@ from aspenkv.protocol import (
     Hello,
     HelloReply,
     OpenWatch,
+    ReadRevision,
     Request,
     WatchDecoder,
     WatchMessage,
@@ -55,6 +57,12 @@ class RawClient:
         request_id = next(self._ids)
         reply = await self.send(encode_request(request_id, deadline_ms, request))
         return decode_reply(reply, request_id, request)
+
+    async def ask_raw(self, frame: bytes) -> Any:
+        """Send any bytes, and take the reply for that of whichever request it names."""
+        reply = await self.send(frame)
+        _, request_id, *_ = msgpack.unpackb(reply)
+        return decode_reply(reply, request_id, ReadRevision())
 
     async def hello(
         self, ticket: CreatedTicket, session: bytes = b"", client: str = "raw"

@@ -116,12 +116,14 @@ async def test_a_client_that_leaves_while_it_is_let_in_is_not_counted(
     ticket = await host.make_ticket()
     attach, entered, may_enter = host.service.attach, trio.Event(), trio.Event()
 
+    sessions: list[object] = []
+
     async def slow_attach(*arguments: object) -> object:
         entered.set()
         with trio.CancelScope(shield=True):  # as if it were past its last await
             await may_enter.wait()
-            session = await attach(*arguments)  # type: ignore[arg-type]
-        return session
+            sessions.append(await attach(*arguments))  # type: ignore[arg-type]
+        return sessions[0]
 
     monkeypatch.setattr(host.service, "attach", slow_attach)
     async with host.connect() as client, trio.open_nursery() as nursery:
