@@ -133,36 +133,35 @@ class Step(NamedTuple, Generic[ChannelT]):
 class EndpointHealth:
     """What is known of one endpoint."""
 
-    __slots__ = ("error", "failures", "is_refusing", "retry_at_s")
+    __slots__ = ("failures", "reason", "refusal", "retry_at_s")
 
     def __init__(self) -> None:
         """Begin with hope."""
         self.failures = 0  # in a row
         self.retry_at_s = 0.0
-        self.error: Exception | None = None  # the last
-        self.is_refusing = False  # with an error that no retry cures
+        self.reason = "no answer yet"  # of the last failure
+        self.refusal: Exception | None = None  # the last failure, if no retry cures it
 
     def failed(
-        self, error: Exception, now_s: float, jitter: float, *, is_refusing: bool = False
+        self, reason: str, now_s: float, jitter: float, refusal: Exception | None = None
     ) -> None:
         """Record a failure; ``jitter``, in [0, 1), keeps clients from returning all at once.
 
         Several connections that fail together are one failure.
         """
-        if self.failures and now_s < self.retry_at_s and not is_refusing:
+        if self.failures and now_s < self.retry_at_s and refusal is None:
             return
         pause_s = POOL_BACKOFF_FIRST_S * 2 ** min(self.failures, 16)
-        pause_s = POOL_REFUSED_RETRY_S if is_refusing else min(pause_s, POOL_BACKOFF_MAX_S)
+        pause_s = min(pause_s, POOL_BACKOFF_MAX_S) if refusal is None else POOL_REFUSED_RETRY_S
         self.failures += 1
-        self.error = error
-        self.is_refusing = is_refusing
+        self.reason = reason
+        self.refusal = refusal
         self.retry_at_s = now_s + pause_s * (1 + jitter) / 2
 
     def answered(self) -> None:
         """Record that the server there does its work."""
         self.failures = 0
-        self.error = None
-        self.is_refusing = False
+        self.refusal = None
 
 
 class Connections(Generic[ChannelT]):
@@ -219,19 +218,17 @@ class Connections(Generic[ChannelT]):
     def dial_failed(
         self,
         connection: Connection[ChannelT],
-        error: Exception,
+        reason: str,
         now_s: float,
         jitter: float,
-        *,
-        is_refusing: bool,
+        refusal: Exception | None = None,
     ) -> None:
-        """Record that a dial failed; ``is_refusing``: and that no retry cures it."""
+        """Record that a dial failed, with ``refusal`` if that is an error that no retry cures."""
         self._remove(connection)
-        health = self.endpoints[connection.endpoint]
-        health.failed(error, now_s, jitter, is_refusing=is_refusing)
+        self.endpoints[connection.endpoint].failed(reason, now_s, jitter, refusal)
 
     def lost(
-        self, connection: Connection[ChannelT], error: Exception, now_s: float, jitter: float
+        self, connection: Connection[ChannelT], reason: str, now_s: float, jitter: float
     ) -> bool:
         """Record that a connection broke; return False if it was closed or lost before.
 
@@ -242,10 +239,10 @@ class Connections(Generic[ChannelT]):
             return False
         health = self.endpoints[connection.endpoint]
         if not connection.is_proved:
-            health.failed(error, now_s, jitter)
+            health.failed(reason, now_s, jitter)
         elif not health.failures:
             health.failures = 1
-            health.error = error
+            health.reason = reason
             health.retry_at_s = now_s
         return True
 
@@ -407,9 +404,8 @@ class Connections(Generic[ChannelT]):
 
     def _refusal(self) -> Exception | None:
         """Return why no endpoint will ever serve this client, if each refused when last asked."""
-        if all(health.is_refusing for health in self.endpoints):
-            return self.endpoints[0].error
-        return None
+        refusals = [health.refusal for health in self.endpoints]
+        return None if None in refusals else refusals[0]
 
     def _next_decision_s(self, now_s: float) -> float:
         times = [self._needless_from_s(each) for each in self.connections]

@@ -288,10 +288,11 @@ class Pool:
         """Return a connection that counts the call as its load until :meth:`_release`."""
         if self._is_closed:
             raise _closed()
+        connection = self._table.take(kind) or await self._queue(kind, deadline_s)
         self._carried[kind] += 1
-        connection = self._table.take(kind)
-        if connection is not None:
-            return connection
+        return connection
+
+    async def _queue(self, kind: Kind, deadline_s: float) -> Connection[OpenConnection]:
         waiter = Waiter[OpenConnection](kind)
         if not self._table.enqueue(waiter):
             raise BusyError(f"{POOL_WAITING_MAX} calls wait for the server already")
@@ -300,10 +301,12 @@ class Pool:
             await self._wait(waiter, deadline_s)
         if waiter.error is not None:
             raise waiter.error.with_traceback(None)  # else it grows with each call that gets it
-        assert waiter.connection is not None, "it waits until it is settled"
+        if waiter.connection is None:
+            raise UnavailableError(self._why_nothing_was_free())
         return waiter.connection
 
     async def _wait(self, waiter: Waiter[OpenConnection], deadline_s: float) -> None:
+        """Wait until a waiter is settled, or the time is over."""
         settled = trio.Event()
         waiter.wake = settled.set
         try:
@@ -316,13 +319,12 @@ class Pool:
         if not waiter.is_settled:
             self._table.withdraw(waiter, trio.current_time())
             self._advance()
-            raise UnavailableError(self._why_nothing_was_free())
 
     def _why_nothing_was_free(self) -> str:
         if self._is_connected:
             return "all connections to the server were taken until the time was over"
         reasons = [
-            f"{endpoint}: {health.error or 'no answer yet'}"
+            f"{endpoint}: {health.reason}"
             for endpoint, health in zip(self._endpoints, self._table.endpoints, strict=True)
         ]
         return f"no server could be reached in time ({'; '.join(reasons)})"
@@ -339,7 +341,7 @@ class Pool:
         except ConnectionLostError as error:
             # A call that ran out of time says little: others may be doing well here.
             if trio.current_time() < deadline_s:
-                self._lose(connection, error)
+                self._lose(connection, str(error))
             raise
         except UnavailableError:
             if trio.current_time() < deadline_s:  # else it is the call that is over
@@ -368,14 +370,14 @@ class Pool:
     async def _run(self, connection: Connection[OpenConnection]) -> None:
         """Dial one connection, and stay with it until it is gone."""
         endpoint = self._endpoints[connection.endpoint]
-        failure: Exception = ConnectionLostError(f"{endpoint} hung up")
+        failure: Exception = ConnectionLostError("it hung up")
         try:
             with trio.CancelScope() as self._dials_under_way[connection]:
                 deadline_s = trio.current_time() + POOL_DIAL_S
                 async with self._dial(endpoint, self._session, deadline_s) as channel:
                     self._opened(connection, channel)
                     await channel.closed.wait()
-                    self._lose(connection, failure)
+                    self._lose(connection, str(failure))
         except AspenKvError as error:
             failure = error
         except Exception as error:
@@ -387,7 +389,7 @@ class Pool:
         if connection.state is State.DIALING:
             self._dial_failed(connection, failure)
         else:
-            self._lose(connection, failure)
+            self._lose(connection, str(failure))
 
     def _opened(self, connection: Connection[OpenConnection], channel: Channel) -> None:
         if self._is_closed:
@@ -411,10 +413,10 @@ class Pool:
         self._failed_dials += 1
         self._table.dial_failed(
             connection,
-            error,
+            str(error),
             trio.current_time(),
             random.random(),  # noqa: S311 - no secret
-            is_refusing=isinstance(error, _REFUSALS),
+            error.with_traceback(None) if isinstance(error, _REFUSALS) else None,
         )
         self._advance()
         is_outage = all(health.failures for health in self._table.endpoints)
@@ -423,12 +425,12 @@ class Pool:
             endpoint = self._endpoints[connection.endpoint]
             log.warning("no server can be reached (%s: %s); trying again", endpoint, error)
 
-    def _lose(self, connection: Connection[OpenConnection], error: Exception) -> None:
+    def _lose(self, connection: Connection[OpenConnection], reason: str) -> None:
         """Give a connection up; nothing happens if it was before."""
         jitter = random.random()  # noqa: S311 - no secret
-        if self._table.lost(connection, error, trio.current_time(), jitter):
+        if self._table.lost(connection, reason, trio.current_time(), jitter):
             self._lost_count += 1
-            log.info("lost a connection to %s: %s", self._endpoints[connection.endpoint], error)
+            log.info("lost a connection to %s: %s", self._endpoints[connection.endpoint], reason)
             _open(connection).channel.close()
             self._advance()
 

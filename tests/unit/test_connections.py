@@ -48,7 +48,7 @@ def opened(table: Table, now_s: float = 0.0) -> Connection[str]:
 
 def fail(table: Table, now_s: float, *, is_refusing: bool = False) -> None:
     (connection,) = table.advance(now_s).dials
-    table.dial_failed(connection, LOST, now_s, 0.0, is_refusing=is_refusing)
+    table.dial_failed(connection, "no", now_s, 0.0, LOST if is_refusing else None)
 
 
 def test_nothing_is_done_before_a_call() -> None:
@@ -93,12 +93,12 @@ def test_back_off_grows_to_its_bound_and_jitter_at_most_halves_it() -> None:
     pauses: list[float] = []
     for _ in range(40):
         now_s = health.retry_at_s
-        health.failed(LOST, now_s, 0.0)
+        health.failed("refused", now_s, 0.0)
         pauses.append(health.retry_at_s - now_s)
     assert pauses[0] == pytest.approx(POOL_BACKOFF_FIRST_S / 2)
     assert pauses[3] == pytest.approx(POOL_BACKOFF_FIRST_S * 4)
     assert pauses[-1] == pytest.approx(POOL_BACKOFF_MAX_S / 2)
-    health.failed(LOST, now_s := health.retry_at_s, 1.0)
+    health.failed("refused", now_s := health.retry_at_s, 1.0)
     assert health.retry_at_s - now_s == pytest.approx(POOL_BACKOFF_MAX_S)
 
 
@@ -110,16 +110,16 @@ def test_connections_that_fail_together_are_one_failure() -> None:
     assert table.advance(0.0).dials == []
     assert first.connection is one
     for connection in (one, other):
-        assert table.lost(connection, LOST, 1.0, 0.0)
-        assert not table.lost(connection, LOST, 1.0, 0.0), "it is known already"
+        assert table.lost(connection, "lost", 1.0, 0.0)
+        assert not table.lost(connection, "lost", 1.0, 0.0), "it is known already"
     assert table.endpoints[0].failures == 1
 
 
 def test_a_refusal_counts_also_while_backed_off() -> None:
     health = EndpointHealth()
-    health.failed(LOST, 0.0, 0.0)
-    health.failed(LOST, 0.0, 1.0, is_refusing=True)
-    assert health.is_refusing
+    health.failed("refused", 0.0, 0.0)
+    health.failed("refused", 0.0, 1.0, LOST)
+    assert health.refusal is LOST
     assert health.retry_at_s == POOL_REFUSED_RETRY_S
 
 
@@ -143,7 +143,7 @@ def test_a_lost_connection_that_worked_is_dialed_again_at_once() -> None:
     connection = opened(table)
     table.advance(0.0)
     table.proved(connection)
-    table.lost(connection, LOST, 5.0, 0.0)
+    table.lost(connection, "lost", 5.0, 0.0)
     assert len(table.advance(5.0).dials) == 1
 
 
@@ -154,9 +154,9 @@ def test_the_loss_of_another_connection_does_not_reset_the_back_off() -> None:
     one, other = opened(table), opened(table)
     for connection in (one, other):
         table.proved(connection)
-    table.lost(one, LOST, 5.0, 0.0)
+    table.lost(one, "lost", 5.0, 0.0)
     table.endpoints[0].retry_at_s = 6.0
-    table.lost(other, LOST, 5.0, 0.0)
+    table.lost(other, "lost", 5.0, 0.0)
     step = table.advance(5.0)
     assert step.dials == []
     assert step.wake_at_s == 6.0
@@ -180,7 +180,7 @@ def test_small_calls_use_a_connection_for_bulk_rather_than_wait() -> None:
     wait(table, Kind.BULK)
     small = opened(table)
     bulk = opened(table)
-    table.lost(small, LOST, 0.0, 0.0)
+    table.lost(small, "lost", 0.0, 0.0)
     waiter = wait(table)
     (again,) = table.advance(POOL_BACKOFF_MAX_S).dials
     assert waiter.connection is bulk
@@ -325,7 +325,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data(), is_refusing=st.booleans(), jitter=st.floats(0, 0.99))
     def dial_fails(self, data: Any, jitter: float, *, is_refusing: bool) -> None:
         connection = self.pick(data, State.DIALING)
-        self.table.dial_failed(connection, LOST, self.now_s, jitter, is_refusing=is_refusing)
+        refusal = LOST if is_refusing else None
+        self.table.dial_failed(connection, "no", self.now_s, jitter, refusal)
         self.gone.append(connection)
         self.decide()
 
@@ -333,8 +334,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data(), jitter=st.floats(0, 0.99))
     def lose(self, data: Any, jitter: float) -> None:
         connection = self.pick(data, State.OPEN)
-        assert self.table.lost(connection, LOST, self.now_s, jitter)
-        assert not self.table.lost(connection, LOST, self.now_s, jitter)
+        assert self.table.lost(connection, "lost", self.now_s, jitter)
+        assert not self.table.lost(connection, "lost", self.now_s, jitter)
         self.gone.append(connection)
         self.decide()
 
