@@ -101,6 +101,10 @@ posix: $(VENV)/.posix ## Run the POSIX suite pjdfstest on a mount: SUITE=its che
 bench: $(VENV)/.bench ## Measure against peers; ARGS="--help" shows the options
 	@$(BIN)/python -m bench $(ARGS)
 
+.PHONY: bench-net
+bench-net: $(VENV)/.run ## Measure each layer of the network beside the one below it
+	@$(BIN)/python -m bench.net $(ARGS)
+
 # --- change ----------------------------------------------------------------------------------------
 
 .PHONY: fmt

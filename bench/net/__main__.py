@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import click
 import trio
@@ -52,13 +53,13 @@ async def _opened(subject: Subject) -> AsyncIterator[Call]:
     """Start a subject's server and connect to it."""
     command = [sys.executable, "-m", "bench.net.serve", subject.name]
     async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            lambda task_status: trio.run_process(
+        process: trio.Process = await nursery.start(
+            partial(
+                trio.run_process,
                 command,
                 stdin=subprocess.PIPE,
                 capture_stdout=False,
                 stdout=subprocess.PIPE,
-                task_status=task_status,
             )
         )
         assert process.stdin is not None, "asked for"
@@ -69,7 +70,9 @@ async def _opened(subject: Subject) -> AsyncIterator[Call]:
                 while not line.endswith(b"\n"):
                     line += await process.stdout.receive_some()
             port, fingerprint = line.split()
-            async with subject.connect(Server(int(port), bytes.fromhex(fingerprint.decode()))) as it:
+            async with subject.connect(
+                Server(int(port), bytes.fromhex(fingerprint.decode()))
+            ) as it:
                 yield it
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(SERVER_END_TIMEOUT_S):

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from aspenkv.identity import ServerIdentity
+from aspenkv.identity import new_identity
 from aspenkv.quic import QuicConnection, QuicStream, bind_sockets, connect_quic, serve_quic
 from bench.net import messages
 from bench.net.limits import CONNECT_TIMEOUT_S, MESSAGE_BYTES_MAX
@@ -29,14 +29,13 @@ class _Echo:
         """Do nothing."""
 
 
-async def serve(
-    identity: ServerIdentity, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def serve(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
     """Answer requests until cancelled."""
+    identity = new_identity()
     with bind_sockets(_HOST, 0) as sockets:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_quic, sockets, identity, _Echo()))
-            task_status.started(sockets[0].getsockname()[1])
+            task_status.started(Server(sockets[0].getsockname()[1], identity.fingerprint))
 
 
 @asynccontextmanager

@@ -18,9 +18,10 @@ class Goal(NamedTuple):
 
 
 GOALS: Final = (
-    *(
-        Goal("driver", row, "plain aioquic", row, 1.5)
-        for row in (SEQUENTIAL, IN_FLIGHT, BULK_PUT, BULK_GET)
-    ),
+    *(Goal("driver", row, "plain aioquic", row, 1.5) for row in (SEQUENTIAL, BULK_PUT, BULK_GET)),
     Goal("driver", IN_FLIGHT, "driver", SEQUENTIAL, 3.0),
+    Goal("pool and service", SEQUENTIAL, "driver", SEQUENTIAL, 1 / 1.3),
+    Goal("pool and service", IN_FLIGHT, "pool and service", SEQUENTIAL, 3.0),
+    Goal("pool and service", BULK_PUT, "driver", BULK_PUT, 0.7),
+    Goal("pool and service", BULK_GET, "driver", BULK_GET, 0.7),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 _HEAD = struct.Struct(">I")
+HEAD_BYTES = _HEAD.size
 
 
 def request(send_bytes: int, reply_bytes: int) -> bytes:
@@ -15,3 +16,9 @@ def request(send_bytes: int, reply_bytes: int) -> bytes:
 def reply(received: bytes) -> bytes:
     """Return what a request asks for."""
     return bytes(_HEAD.unpack_from(received)[0])
+
+
+def reply_bytes(received: bytes) -> int:
+    """Return how long a reply a request asks for."""
+    size: int = _HEAD.unpack_from(received)[0]
+    return size

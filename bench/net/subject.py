@@ -8,17 +8,19 @@ from typing import NamedTuple
 
 import trio
 
-from aspenkv.identity import ServerIdentity
-
 Call = Callable[[bytes], Awaitable[bytes]]
 """Sends a request of :mod:`bench.net.messages` and returns the reply."""
 
 
 class Server(NamedTuple):
-    """Where a subject's server listens, and the fingerprint of its certificate."""
+    """Where a subject's server listens, and the fingerprint of its certificate.
+
+    ``ticket`` is for subjects that ask for one.
+    """
 
     port: int
     fingerprint: bytes
+    ticket: str = ""
 
 
 class Subject(NamedTuple):
@@ -26,10 +28,10 @@ class Subject(NamedTuple):
 
     Attributes:
         name: what the table calls it.
-        serve: serves until cancelled, and reports its port when it does.
+        serve: serves until cancelled, and reports how to find it when it does.
         connect: opens a client for the length of a block.
     """
 
     name: str
-    serve: Callable[[ServerIdentity, trio.TaskStatus[int]], Awaitable[None]]
+    serve: Callable[[trio.TaskStatus[Server]], Awaitable[None]]
     connect: Callable[[Server], AbstractAsyncContextManager[Call]]

@@ -29,6 +29,7 @@ from aioquic.quic import events
 
 from aspenkv.errors import AspenKvError, ConnectionLostError
 from aspenkv.limits import (
+    ACK_DELAY_S,
     HANDSHAKE_TIMEOUT_S,
     KEEPALIVE_S,
     KEY_UPDATE_PACKETS,
@@ -118,6 +119,7 @@ class QuicConnection:
 
         self._streams: dict[int, StreamEnd] = {}
         self._unsent: set[int] = set()  # streams with bytes that the core could not send yet
+        self._unsent_bytes = 0  # at most
         self._busy = 0  # exchanges, or requests that are being answered
         self._stream_waiters = trio.lowlevel.ParkingLot()
         self._room_waiters = trio.lowlevel.ParkingLot()
@@ -134,7 +136,7 @@ class QuicConnection:
         self._is_dirty = True  # there is something to send
         self._has_data = False  # and it is data, on which an acknowledgement may ride
         self._must_send = False  # and it should not wait for data
-        self._unacknowledged = 0  # datagrams
+        self._unacknowledged = 0  # datagrams since something was to be acknowledged
         self._backlog: Sequence[Datagram] = ()  # that the socket had no room for
         self._path_address: Address | None = None
         self._key_update_at = KEY_UPDATE_PACKETS
@@ -230,9 +232,12 @@ class QuicConnection:
             self._end(None)
 
     async def _wait_for_stream(self) -> None:
-        while not self.closed.is_set() and len(self._streams) >= STREAMS_MAX:
+        while not self.closed.is_set() and self._streams_left() <= 0:
             await self._stream_waiters.park()
         self._check_open()
+
+    def _streams_left(self) -> int:
+        return min(STREAMS_MAX - len(self._streams), self._core.streams_left)
 
     def _check_open(self) -> None:
         if self.closed.is_set():
@@ -252,6 +257,7 @@ class QuicConnection:
         self._check_open()
         self._core.send_stream_data(stream_id, data, is_end)
         self._unsent.add(stream_id)
+        self._unsent_bytes += len(data)
         self._has_data = True
         if self._busy <= 1:
             self._transmit()
@@ -264,7 +270,7 @@ class QuicConnection:
         Raises:
             ConnectionLostError: the connection is gone.
         """
-        while not self.closed.is_set() and self._unsent_bytes() >= SEND_UNSENT_BYTES_MAX:
+        while self._unsent_bytes >= SEND_UNSENT_BYTES_MAX and not self.closed.is_set():
             await self._room_waiters.park()
         self._check_open()
 
@@ -289,8 +295,11 @@ class QuicConnection:
     def finish(self, stream_id: int) -> None:
         """Forget a stream of which both halves are complete or given up."""
         self._streams.pop(stream_id, None)
+        self._let_open_streams()
+
+    def _let_open_streams(self) -> None:
         if self._stream_waiters:
-            self._stream_waiters.unpark()
+            self._stream_waiters.unpark(count=max(0, self._streams_left()))
 
     def request_grows(self, stream_id: int) -> None:
         """Let a request become long, when there is memory for one more."""
@@ -341,9 +350,11 @@ class QuicConnection:
         """Take one datagram; :meth:`received` follows after the last of a batch."""
         self._datagrams_received += 1
         self._bytes_received += len(data)
-        self._unacknowledged += 1
+        core = self._core
         try:
-            self._core.receive_datagram(data, address, now)
+            core.receive_datagram(data, address, now)
+            if core.has_ack_pending:
+                self._unacknowledged += 1
         except Exception:
             # Whatever a peer sends, it must not end more than its own connection.
             log.exception("a datagram from %s broke its connection", address)
@@ -360,13 +371,15 @@ class QuicConnection:
         self._handle_events()
         if self.closed.is_set():
             return
-        if self._unacknowledged >= _ACK_AT_ONCE_DATAGRAMS and core.has_ack_pending:
-            core.ack_at(now)
+        self._let_open_streams()  # the peer may allow more
+        if self._unacknowledged >= _ACK_AT_ONCE_DATAGRAMS:
             self._must_send = True
         if self._must_send or self._unsent or core.congestion.has_lost or not core.is_confirmed:
             self._transmit()
         else:
-            self._arm(now)
+            # The core's timer is asked for when this one is due; most often the next call leaves
+            # before, and sets it anyway.
+            self._arm_at(now + ACK_DELAY_S)
 
     def _handle_events(self) -> None:
         while (event := self._core.next_event()) is not None:
@@ -475,10 +488,7 @@ class QuicConnection:
         if core.is_confirmed:
             self._size_datagrams(now)
         self._send_pending(now)
-        if self._unsent:
-            self._unsent = {each for each in self._unsent if not core.is_all_sent(each)}
-        if self._room_waiters and self._unsent_bytes() < SEND_UNSENT_BYTES_MAX:
-            self._room_waiters.unpark_all()
+        self._update_unsent()
         self._arm(now)
 
     def _handle_timers(self, now: float) -> None:
@@ -513,9 +523,11 @@ class QuicConnection:
         self._unacknowledged = 0
         if self._backlog or self._core.peer_address is None:
             return
-        datagrams = self._core.datagrams_to_send(now)
+        datagrams, has_more = self._core.next_burst(now)
         if datagrams:
             self._send(datagrams)
+        if has_more:
+            self._wake()
 
     def _send(self, datagrams: Sequence[Datagram]) -> None:
         try:
@@ -537,17 +549,27 @@ class QuicConnection:
         elif error.errno == errno.EMSGSIZE:
             self._learn_mtu()
 
-    def _unsent_bytes(self) -> int:
-        return sum([self._core.unsent_bytes(each) for each in self._unsent])
+    def _update_unsent(self) -> None:
+        core = self._core
+        if self._unsent:
+            self._unsent = {each for each in self._unsent if not core.is_all_sent(each)}
+            self._unsent_bytes = sum([core.unsent_bytes(each) for each in self._unsent])
+        if self._room_waiters and self._unsent_bytes < SEND_UNSENT_BYTES_MAX:
+            self._room_waiters.unpark_all()
 
     def _arm(self, now: float) -> None:
         """Take the core's timer, and rouse the transmitting task if it would wake too late."""
         timer_at = self._core.get_timer()
-        if timer_at is not None and timer_at <= now:
-            timer_at = now + _GRANULARITY_S
-        self._timer_at = timer_at
-        if timer_at is not None and timer_at + _LATE_S < self._armed_at:
-            self._rouse()
+        self._timer_at = None
+        if timer_at is not None:
+            self._arm_at(timer_at if timer_at > now else now + _GRANULARITY_S)
+
+    def _arm_at(self, timer_at: float) -> None:
+        """Wake at a time, or earlier if that was to be done before."""
+        if self._timer_at is None or timer_at < self._timer_at:
+            self._timer_at = timer_at
+            if timer_at + _LATE_S < self._armed_at:
+                self._rouse()
 
     # --- the end ---------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection as AioquicConnection
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import CipherSuite, Epoch
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
@@ -23,11 +24,13 @@ from aspenkv.limits import (
     DATAGRAM_BYTES_MIN,
     IDLE_TIMEOUT_S,
     REPLY_WINDOW_BYTES,
+    SEND_BURST_BYTES_MAX,
+    SEND_BURST_DATAGRAMS_MAX,
     STREAM_WINDOW_BYTES,
     STREAMS_UNADMITTED_MAX,
 )
 from aspenkv.quic.congestion import CONGESTION_CONTROL, BurstPacer, Congestion
-from aspenkv.quic.datagrams import Address
+from aspenkv.quic.datagrams import Address, Datagram
 
 CONNECTION_ID_BYTES: Final = 8
 RESET_TOKEN_BYTES: Final = 16
@@ -84,6 +87,7 @@ class Core(AioquicConnection):
             retry_source_connection_id: server: what its Retry made of it.
         """
         self._reset_key = reset_key
+        self._data_space: QuicPacketSpace | None = None  # once the handshake is confirmed
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
@@ -122,9 +126,18 @@ class Core(AioquicConnection):
         return Ending(event.error_code, event.reason_phrase, is_by_peer)
 
     @property
+    def streams_left(self) -> int:
+        """How many more streams the peer lets this end open now.
+
+        The core would take more and keep them back, but not what resets them, which the peer could
+        not but take for a breach of the protocol.
+        """
+        return self._remote_max_streams_bidi - self._local_next_stream_id_bidi // 4
+
+    @property
     def has_ack_pending(self) -> bool:
-        """Whether something that arrived is still to be acknowledged."""
-        space = self._spaces.get(Epoch.ONE_RTT)
+        """Whether something that arrived by streams is still to be acknowledged."""
+        space = self._data_space
         return space is not None and space.ack_at is not None
 
     @property
@@ -145,7 +158,7 @@ class Core(AioquicConnection):
 
     def ack_at(self, now: float) -> None:
         """Let what is to be acknowledged ride on the packet that is sent next."""
-        space = self._spaces.get(Epoch.ONE_RTT)
+        space = self._data_space
         if space is not None and space.ack_at is not None:
             space.ack_at = min(space.ack_at, now)
 
@@ -160,6 +173,24 @@ class Core(AioquicConnection):
         works again, that could mean to wait for as long as it was broken.
         """
         self._loss._pto_count = 0
+
+    def next_burst(self, now: float) -> tuple[list[Datagram], bool]:
+        """Return datagrams to send, and whether there may be more of them at once.
+
+        The core alone would encrypt all that the congestion window allows before the first of it
+        could leave.
+        """
+        congestion = self.congestion
+        window = congestion.congestion_window
+        burst = min(SEND_BURST_BYTES_MAX, SEND_BURST_DATAGRAMS_MAX * self._max_datagram_size)
+        in_flight = congestion.bytes_in_flight
+        congestion.congestion_window = min(window, in_flight + burst)
+        try:
+            datagrams = self.datagrams_to_send(now)
+        finally:
+            congestion.congestion_window = window
+        sent = congestion.bytes_in_flight - in_flight
+        return datagrams, sent + self._max_datagram_size > burst
 
     def fill_datagrams_to(self, datagram_bytes: int) -> None:
         """Send datagrams of up to this size from now on."""
@@ -212,6 +243,10 @@ class Core(AioquicConnection):
         """
         token = self._peer_cid.stateless_reset_token
         return bool(token) and hmac.compare_digest(datagram[-RESET_TOKEN_BYTES:], token)
+
+    def _confirm_handshake(self) -> None:
+        super()._confirm_handshake()
+        self._data_space = self._spaces[Epoch.ONE_RTT]
 
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()

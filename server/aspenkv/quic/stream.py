@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aspenkv.quic.connection import QuicConnection
 
 _WINDOW_STEP_BYTES = REPLY_WINDOW_BYTES // 2
-_REQUEST_STEP_BYTES = STREAM_WINDOW_BYTES // 2
+_REQUEST_STEP_BYTES = STREAM_WINDOW_BYTES // 8  # early, so that the client need not pause
 
 
 class StreamEnd(Protocol):

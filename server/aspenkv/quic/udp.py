@@ -98,7 +98,8 @@ class UdpSocket:
     def close(self) -> None:
         """Close the socket."""
         if self._socket.fileno() >= 0:
-            trio.lowlevel.notify_closing(self._socket)
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
 
     async def wait_readable(self) -> None:
