@@ -69,11 +69,10 @@ async def _opened(subject: Subject) -> AsyncIterator[Call]:
                 line = b""
                 while not line.endswith(b"\n"):
                     line += await process.stdout.receive_some()
-            port, fingerprint = line.split()
-            async with subject.connect(
-                Server(int(port), bytes.fromhex(fingerprint.decode()))
-            ) as it:
-                yield it
+            port, fingerprint, *ticket = line.decode().split()
+            server = Server(int(port), bytes.fromhex(fingerprint), "".join(ticket))
+            async with subject.connect(server) as call:
+                yield call
         finally:
             with trio.CancelScope(shield=True), trio.move_on_after(SERVER_END_TIMEOUT_S):
                 await process.stdin.aclose()
@@ -114,7 +113,7 @@ def _print_goals(console: Console, rates: Rates) -> int:
         than = goal.than_subject if goal.than_subject != goal.subject else goal.than_row.name
         console.print(
             f"{'missed' if is_missed else 'reached'}: {goal.subject}, {goal.row.name}: "
-            f"{ratio:.2f} × {than} (goal: {goal.ratio} ×)",
+            f"{ratio:.2f} × {than} (goal: {goal.ratio:.2f} ×)",
             style="red" if is_missed else "green",
             highlight=False,
         )

@@ -19,7 +19,7 @@ from aioquic.quic.packet import pull_quic_header
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
-from aspenkv.identity import ServerIdentity
+from aspenkv.identity import new_identity
 from bench.net import messages
 from bench.net.limits import PLAIN_DATAGRAM_BYTES
 from bench.net.subject import Call, Server
@@ -72,10 +72,9 @@ class _ServerEndpoint(_Endpoint):
         self.core.send_stream_data(stream_id, messages.reply(request), end_stream=True)
 
 
-async def serve(
-    identity: ServerIdentity, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def serve(task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED) -> None:
     """Answer requests until cancelled."""
+    identity = new_identity()
     configuration = QuicConfiguration(
         is_client=False, alpn_protocols=[_ALPN], max_datagram_size=PLAIN_DATAGRAM_BYTES
     )
@@ -85,7 +84,7 @@ async def serve(
     with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as sock:
         await sock.bind((_HOST, 0))
         async with trio.open_nursery() as nursery:
-            task_status.started(sock.getsockname()[1])
+            task_status.started(Server(sock.getsockname()[1], identity.fingerprint))
             while True:
                 data, address = await sock.recvfrom(_DATAGRAM_BYTES_MAX)
                 header = pull_quic_header(

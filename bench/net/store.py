@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from aspenfs.kv import PooledKeyValue, open_kv
 from aspenkv.access import Grant
 from aspenkv.contract import Put
 from aspenkv.dial import dial
@@ -20,8 +21,6 @@ from aspenkv.tickets import Endpoint, Ticket, format_ticket, parse_ticket
 from bench.net import messages
 from bench.net.limits import BULK_BYTES, SMALL_BYTES
 from bench.net.subject import Call, Server
-
-from aspenfs.kv import PooledKeyValue, open_kv
 
 _HOST: Final = "127.0.0.1"
 _KEY: Final = b"bulk"
