@@ -148,6 +148,9 @@ assert (
 assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
     "a full data commit and its metadata fit the bytes of one commit"
 )
+assert TIMEOUT_S_MAX < kv_limits.SESSION_IDLE_S_MIN, (
+    "a server remembers a client as long as that may send a commit again"
+)
 assert READDIR_PAGE_ENTRIES < READDIR_KEPT_NAMES_MAX, "going on within a page is exact"
 assert DIRTY_FILE_BYTES_MAX <= DIRTY_BYTES_MAX, "one file fits the dirty buffer"
 assert SESSION_KEEPALIVE_S + 3 * (SESSION_CALL_S + SESSION_RETRY_S) < SESSION_TTL_S, (
