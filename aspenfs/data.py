@@ -544,13 +544,13 @@ class Data:
             self._put_back(file, batch)
             raise
         else:
-            file.away = None
             self._batches_stored += 1
-            if self._is_away:
-                self._is_away = False
-                log.info("data can be written again")
             if batch.appended:
                 file.appended_at = size
+        file.away = None
+        if self._is_away:
+            self._is_away = False
+            log.info("the store answers again")
         file.batch = None
         file.drops_set_id &= file.is_dirty
         self._dirty_bytes -= batch.byte_count

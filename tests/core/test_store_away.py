@@ -175,6 +175,28 @@ async def test_commits_that_nobody_asked_for_are_few_at_a_time(
         await fs.release(fh)
 
 
+@pytest.mark.logs(DATA_WAITS, NO_WATCH, "bytes are lost")
+async def test_a_store_that_refuses_is_not_away(
+    fs: Filesystem,
+    store: SteeredClient,
+    peer: Filesystem,
+    ino: Ino,
+    autojump_clock: MockClock,
+) -> None:
+    del autojump_clock
+    fh = await fs.open(ino, os.O_RDWR)
+    await fs.write(fh, 0, b"nowhere to go")
+    store.leave()
+    await trio.sleep(2 * KV_TIMEOUT_S)
+    assert fs.statistics().data.is_away
+    await peer.unlink(ROOT_INO, b"file")
+    store.come_back()
+    await trio.sleep(A_WHILE_S)
+    assert not fs.statistics().data.is_away
+    with refused(errno.ESTALE):
+        await fs.release(fh)
+
+
 # --- a full buffer --------------------------------------------------------------------------------
 
 
