@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from enum import IntEnum
@@ -39,6 +40,7 @@ class ExitCode(IntEnum):
 DEFAULT_LISTEN: Final = "127.0.0.1:7400"
 
 _PRIVATE_UMASK: Final = 0o077
+_ADDRESS_ERRORS: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
 _BYTE_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -159,8 +161,8 @@ def run(arguments: Sequence[str] | None) -> int:
         return ExitCode.DATA_DAMAGED if damaged else ExitCode.FAILURE
     except OSError as error:
         click.echo(f"aspenkv: {error}: choose another address or directory", err=True)
-        in_use = error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}
-        return ExitCode.ADDRESS_UNUSABLE if in_use else ExitCode.FAILURE
+        unusable = isinstance(error, socket.gaierror) or error.errno in _ADDRESS_ERRORS
+        return ExitCode.ADDRESS_UNUSABLE if unusable else ExitCode.FAILURE
     return ExitCode.OK
 
 

@@ -82,6 +82,7 @@ def notify_service_manager(state: str) -> None:
 async def _stop_signals() -> AsyncIterator[trio.Event]:
     """Yield an event that the first signal to stop sets; all further ones change nothing."""
     asked = trio.Event()
+    failure: Exception | None = None
 
     async def receive(signals: AsyncIterator[int]) -> None:
         async for number in signals:
@@ -91,5 +92,10 @@ async def _stop_signals() -> AsyncIterator[trio.Event]:
     with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive, signals)
-            yield asked
+            try:
+                yield asked
+            except Exception as error:  # noqa: BLE001 - the nursery would make a group of it
+                failure = error
             nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

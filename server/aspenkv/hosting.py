@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import trio
 
 from aspenkv.access import Grant
-from aspenkv.errors import TicketError
+from aspenkv.errors import InvalidRequestError, TicketError
+from aspenkv.identity import ServerIdentity
+from aspenkv.limits import TICKET_TEXT_BYTES_MAX
 from aspenkv.listen import Listener
-from aspenkv.quic import QuicServer, bind_sockets, serve_quic
+from aspenkv.quic import QuicServer, UdpSocket, bind_sockets, serve_quic
 from aspenkv.service import Service
 from aspenkv.tickets import Endpoint, Ticket, format_ticket, parse_ticket
 
@@ -51,49 +52,65 @@ async def open_listener(
 
     Raises:
         OSError: the address cannot be used, or the ticket's file not written.
+        InvalidRequestError: no ticket can name the addresses by which clients reach it.
         EngineError: the store failed.
     """
     identity = await service.identity()
     ticket_file = data_dir / ADMIN_TICKET_NAME
     known = _stored_ticket(ticket_file)
-    with bind_sockets(listen.host, _port(listen, known)) as sockets:
-        endpoints = tuple(advertise) or tuple(
-            Endpoint(_reachable(listen.host), each.getsockname()[1]) for each in sockets
-        )
+    with _bound(listen, known) as sockets:
+        # All sockets of a name have one port.
+        here = Endpoint(_reachable(listen.host), sockets[0].getsockname()[1])
+        endpoints = tuple(advertise) or (here,)
         await _offer_ticket(service, ticket_file, known, endpoints, identity.fingerprint)
-        listener = Listener(service)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(listener.run)
-            server: QuicServer = await nursery.start(
-                partial(serve_quic, sockets, identity, listener)
-            )
+        async with _answering(Listener(service), sockets, identity):
+            yield Hosted(endpoints, ticket_file)
+
+
+@asynccontextmanager
+async def _answering(
+    listener: Listener, sockets: Sequence[UdpSocket], identity: ServerIdentity
+) -> AsyncIterator[None]:
+    """Answer clients until the block ends, and then until what is under way is answered."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as attention:
+        await attention.start(listener.run)
+        async with trio.open_nursery() as connections:
+            server: QuicServer = await connections.start(serve_quic, sockets, identity, listener)
             try:
-                yield Hosted(endpoints, ticket_file)
+                yield
+            except Exception as error:  # noqa: BLE001 - the nurseries would make a group of it
+                failure = error
             finally:
                 server.stop_accepting()
                 with trio.CancelScope(shield=True):
                     await listener.drain()
-                nursery.cancel_scope.cancel()
+                connections.cancel_scope.cancel()
+        attention.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 def _stored_ticket(path: Path) -> Ticket | None:
     """Return the ticket that an earlier server left; None if there is none that can be read."""
     try:
-        return parse_ticket(path.read_text(encoding="ascii"))
-    except (FileNotFoundError, UnicodeDecodeError, TicketError):
+        with path.open("rb") as file:
+            text = file.read(TICKET_TEXT_BYTES_MAX + 1)
+        return parse_ticket(text.decode("ascii", "replace"))
+    except (FileNotFoundError, TicketError):
         return None
 
 
-def _port(listen: Endpoint, known: Ticket | None) -> int:
-    """Return the port to ask for: with none given the one used last, if nobody else has it."""
-    if listen.port or known is None:
-        return listen.port
-    port = known.endpoints[0].port
-    try:
-        with bind_sockets(listen.host, port):
-            return port
-    except OSError:
-        return 0
+@contextmanager
+def _bound(listen: Endpoint, known: Ticket | None) -> Iterator[list[UdpSocket]]:
+    """Bind the address; with no port given, the one used last, if nobody else has it now."""
+    with ExitStack() as stack:
+        sockets: list[UdpSocket] = []
+        if not listen.port and known is not None:
+            with suppress(OSError):
+                port = known.endpoints[0].port
+                sockets = stack.enter_context(bind_sockets(listen.host, port))
+        yield sockets or stack.enter_context(bind_sockets(*listen))
 
 
 def _reachable(host: str) -> str:
@@ -112,14 +129,7 @@ async def _offer_ticket(
 
     Who may write the file owns the data, so a lost or damaged ticket is replaced.
     """
-    if known is not None and known.fingerprint == fingerprint:
-        try:
-            service.authenticate(known.ticket_id, known.secret)
-        except TicketError:
-            known = None
-    else:
-        known = None
-    if known is None:
+    if known is None or known.fingerprint != fingerprint or not _opens_all(service, known):
         for info in service.list_tickets():
             if info.label == _ADMIN_LABEL:
                 await service.revoke_ticket(info.ticket_id)
@@ -129,7 +139,18 @@ async def _offer_ticket(
         known = Ticket(endpoints, fingerprint, made.ticket_id, made.secret)
     elif known.endpoints == endpoints:
         return
-    _write_private(path, format_ticket(known._replace(endpoints=endpoints)) + "\n")
+    try:
+        text = format_ticket(known._replace(endpoints=endpoints))
+    except ValueError as error:
+        raise InvalidRequestError(f"{error}: advertise other addresses") from error
+    _write_private(path, text + "\n")
+
+
+def _opens_all(service: Service, ticket: Ticket) -> bool:
+    try:
+        return service.authenticate(ticket.ticket_id, ticket.secret).is_admin
+    except TicketError:
+        return False
 
 
 def _write_private(path: Path, text: str) -> None:
