@@ -16,7 +16,7 @@ from aspenfs.config import TICKET_VARIABLE, ExitCode, default_data_dir
 from aspenfs.errors import StartupError
 from aspenfs.kv import PooledKeyValue, open_kv
 from aspenkv.dial import Channel, dial
-from aspenkv.errors import TicketError, UnavailableError
+from aspenkv.errors import AspenKvError, BusyError, TicketError, UnavailableError
 from aspenkv.hosting import ADMIN_TICKET_NAME
 from aspenkv.limits import TICKET_TEXT_BYTES_MAX
 from aspenkv.sessions import SESSION_ID_BYTES
@@ -87,21 +87,24 @@ async def open_channel(ticket: Ticket, *, timeout_s: float) -> AsyncIterator[Cha
         AspenKvError: none answers, or it does not accept the ticket.
     """
     deadline_s = trio.current_time() + timeout_s
+    failure: AspenKvError | None = None
     async with AsyncExitStack() as stack:
-        for endpoint in ticket.endpoints:
+        for index, endpoint in enumerate(ticket.endpoints):
+            # One that never answers leaves the others their share of the time.
+            share_s = (deadline_s - trio.current_time()) / (len(ticket.endpoints) - index)
+            opening = dial(
+                endpoint,
+                secrets.token_bytes(SESSION_ID_BYTES),
+                trio.current_time() + share_s,
+                ticket=ticket,
+                client=socket.gethostname(),
+            )
             try:
-                channel = await stack.enter_async_context(
-                    dial(
-                        endpoint,
-                        secrets.token_bytes(SESSION_ID_BYTES),
-                        deadline_s,
-                        ticket=ticket,
-                        client=socket.gethostname(),
-                    )
-                )
-            except UnavailableError:
-                if endpoint == ticket.endpoints[-1]:
-                    raise
+                channel = await stack.enter_async_context(opening)
+            except (UnavailableError, BusyError) as error:
+                failure = error
             else:
                 yield channel
                 return
+    assert failure is not None, "a ticket names an endpoint"
+    raise failure
