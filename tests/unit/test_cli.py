@@ -304,7 +304,7 @@ def test_without_a_mount_status_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 def test_status_does_not_wait_for_a_mount_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = MountEntry(1, (0, 1), Path("/m"), "fuse.aspenfs", "aspenfs:/d")
     monkeypatch.setattr("aspenfs.cli.status.read_mounts", lambda: [entry])
-    monkeypatch.setattr("aspenfs.cli.status.probe", lambda _mountpoint: Answer.SILENT)
+    monkeypatch.setattr("aspenfs.cli.status.probe", lambda *_: Answer.SILENT)
     done = CliRunner().invoke(status_command, [])
     assert "does not answer: 'aspenfs umount --force'" in done.output
 

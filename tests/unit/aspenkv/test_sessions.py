@@ -102,7 +102,7 @@ def test_the_longest_idle_of_who_has_most_must_go(monkeypatch: pytest.MonkeyPatc
 def test_a_ticket_with_its_share_loses_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aspenkv.sessions.SESSIONS_PER_TICKET_MAX", 2)
     others = session(b"others", b"others", idle_s=3000)
-    young, old = session(b"young"), session(b"old", idle_s=100)
+    young, old = session(b"young"), session(b"old", idle_s=SESSION_IDLE_S_MIN)
     table = filled(others, young, old)
     assert table.to_evict(b"others", 1000) is None
     assert table.to_evict(TICKET, 1000) is old
