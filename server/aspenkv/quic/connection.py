@@ -51,9 +51,6 @@ from aspenkv.quic.stream import Abandoned, Exchange, QuicStream, Request, Stream
 
 log = logging.getLogger(__name__)
 
-# aioquic logs as a warning what a peer did wrong. Anyone can do wrong, as often as they like.
-logging.getLogger("quic").setLevel(logging.CRITICAL)
-
 # A timer must not fire at the very moment that it names: on a clock that stands still meanwhile it
 # would be found not due, and be set again for ever.
 _LATE_S: Final = 1e-6
@@ -433,6 +430,7 @@ class QuicConnection:
                         backlog, self._backlog = self._backlog, ()
                         self._send(backlog)
                     if self._is_dirty or self._wake_at() <= trio.current_time():
+                        self._look_at_the_clock()
                         self._transmit()
                     if not self._backlog:
                         await self._sleep()
@@ -475,39 +473,46 @@ class QuicConnection:
             trio.lowlevel.reschedule(task)
 
     def _transmit(self) -> None:
-        """Do what is due, and send what there is to send."""
+        """Send what there is to send, after what the core's timer brings if it is due."""
         if self.closed.is_set() or self._backlog:
             return
         core = self._core
         now = trio.current_time()
-        self._handle_timers(now)
-        if self.closed.is_set():
-            return
+        if self._timer_at is not None and now >= self._timer_at:
+            self._handle_timer(now)
+            if self.closed.is_set():
+                return
         if self._has_data or self._must_send:
             core.ack_at(now)
         if core.is_confirmed:
             self._size_datagrams(now)
         self._send_pending(now)
-        self._update_unsent()
-        self._arm(now)
+        self._handle_events()  # a new connection id counts from when it was sent
+        if self._unsent:
+            self._update_unsent()
+        if not self.closed.is_set():
+            self._arm(now)
 
-    def _handle_timers(self, now: float) -> None:
+    def _handle_timer(self, now: float) -> None:
+        timer_at = self._core.get_timer()  # it may have moved since
+        if timer_at is not None and now >= timer_at:
+            self._core.handle_timer(now)
+            self._handle_events()
+
+    def _look_at_the_clock(self) -> None:
+        """Do what is due to be done beside the core's own timers."""
+        now = trio.current_time()
         if now >= self._handshake_deadline():
             self._end(ConnectionLostError("the handshake took too long"))
-            return
-        if self._timer_at is not None and now >= self._timer_at:
-            timer_at = self._core.get_timer()  # it may have moved since
-            if timer_at is not None and now >= timer_at:
-                self._core.handle_timer(now)
-                self._handle_events()
-        if now >= self._keepalive_at():
+        elif now >= self._keepalive_at():
             self._asked_at = now
             self._core.ask_for_a_sign()
 
     def _size_datagrams(self, now: float) -> None:
         core = self._core
-        if self.peer_address is not self._path_address:
-            self._path_address = self.peer_address
+        address = core.get_peer_address()
+        if address is not self._path_address:
+            self._path_address = address
             self._learn_mtu()
         core.fill_datagrams_to(core.congestion.path.datagram_bytes(now))
         if self._datagrams_sent >= self._key_update_at:
@@ -521,7 +526,7 @@ class QuicConnection:
         self._is_dirty = self._has_data = self._must_send = False
         self._core.congestion.has_lost = False
         self._unacknowledged = 0
-        if self._backlog or self._core.peer_address is None:
+        if self._backlog or self._core.get_peer_address() is None:
             return
         datagrams, has_more = self._core.next_burst(now)
         if datagrams:
@@ -551,9 +556,8 @@ class QuicConnection:
 
     def _update_unsent(self) -> None:
         core = self._core
-        if self._unsent:
-            self._unsent = {each for each in self._unsent if not core.is_all_sent(each)}
-            self._unsent_bytes = sum([core.unsent_bytes(each) for each in self._unsent])
+        self._unsent.difference_update([each for each in self._unsent if core.is_all_sent(each)])
+        self._unsent_bytes = sum([core.unsent_bytes(each) for each in self._unsent])
         if self._room_waiters and self._unsent_bytes < SEND_UNSENT_BYTES_MAX:
             self._room_waiters.unpark_all()
 

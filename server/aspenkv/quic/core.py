@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from typing import Final, NamedTuple, Self
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection as AioquicConnection
-from aioquic.quic.connection import QuicConnectionState
+from aioquic.quic.connection import QuicConnectionAdapter, QuicConnectionState
 from aioquic.quic.packet import QuicProtocolVersion
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import CipherSuite, Epoch
@@ -55,6 +56,21 @@ class GrantedWindow(int):
         return self
 
 
+class _Silence(QuicConnectionAdapter):
+    """A logger for aioquic, which logs as a warning what a peer did wrong.
+
+    Anyone can do wrong, as often as they like; and for each packet it logs how it fares.
+    """
+
+    def debug(self, msg: object, *args: object, **kwargs: object) -> None:
+        """Say nothing."""
+
+    info = warning = error = debug
+
+
+_SILENCE: Final = _Silence(logging.getLogger(__name__), {})
+
+
 class Ending(NamedTuple):
     """Why a connection ended: a code of QUIC or of the application, a text, and whose doing."""
 
@@ -93,6 +109,7 @@ class Core(AioquicConnection):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
+        self._logger = self._loss._logger = _SILENCE
         streams_max = 0 if configuration.is_client else STREAMS_UNADMITTED_MAX
         self._local_max_streams_bidi.value = self._local_max_streams_bidi.sent = streams_max
         self._local_max_streams_uni.value = self._local_max_streams_uni.sent = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -133,7 +132,7 @@ class QuicStream:
         self.id = stream_id
         self.scope = trio.CancelScope()
         self._connection = connection
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._read = 0
         self._window = REPLY_WINDOW_BYTES
         self._is_end_received = False
@@ -148,6 +147,8 @@ class QuicStream:
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
         """Send bytes, waiting while much is unsent on the connection.
+
+        If cancelled, a part may be on its way: the stream is good for nothing but a reset.
 
         Args:
             data: the next bytes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import pytest
 from aioquic.quic import events
@@ -230,3 +231,14 @@ def test_the_first_cipher_is_the_fast_one(pair: Pair) -> None:
     suite = pair.client._cryptos[Epoch.ONE_RTT].send.cipher_suite
     assert suite is not None
     assert suite.name == "AES_128_GCM_SHA256"
+
+
+def test_what_a_peer_does_wrong_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    pair = Pair()
+    pair.exchange()
+    pair.server._local_max_streams_bidi.value = 0
+    pair.client.send_stream_data(0, b"x")
+    pair.exchange()
+    assert pair.client.ending is not None
+    assert not caplog.records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import tracemalloc
@@ -371,7 +370,3 @@ async def test_a_server_that_answers_too_much_is_not_listened_to() -> None:
             await connection.exchange(b"x", reply_bytes_max=3 * REPLY_WINDOW_BYTES)
         await trio.sleep(1)
         assert scene.handler.running == 0
-
-
-def test_what_a_peer_does_wrong_is_no_warning() -> None:
-    assert not logging.getLogger("quic").isEnabledFor(logging.ERROR)

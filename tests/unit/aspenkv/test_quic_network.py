@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -17,7 +19,7 @@ from aspenkv.errors import (
     UnavailableError,
 )
 from aspenkv.identity import new_identity
-from aspenkv.limits import DATAGRAM_BYTES_MIN, IDLE_TIMEOUT_S, KEEPALIVE_S
+from aspenkv.limits import DATAGRAM_BYTES_MIN, IDLE_TIMEOUT_S, KEEPALIVE_S, STREAMS_MAX
 from aspenkv.quic import (
     ConnectionClosedError,
     QuicConnection,
@@ -25,6 +27,7 @@ from aspenkv.quic import (
     ServerLimits,
     StreamResetError,
 )
+from aspenkv.quic.datagrams import Datagram
 from aspenkv.quic.errors import INTERNAL_ERROR, SHUTTING_DOWN
 from tests.faults.jumping import jumping_clock
 from tests.unit.aspenkv.endpoints import HOST, PORT, Handler, open_scene
@@ -155,6 +158,20 @@ async def test_a_client_that_changes_its_address_keeps_its_connection() -> None:
         [at_server] = scene.handler.connections
         assert at_server.peer_address == ("192.0.2.99", 7)
         assert not scene.handler.gone
+
+
+@jumping_clock
+async def test_a_client_may_use_each_connection_id_that_it_was_sent() -> None:
+    async with open_scene() as scene, scene.connect() as connection:
+        await connection.exchange(b"before", reply_bytes_max=10)
+        [at_server] = scene.handler.connections
+        ids = {each.cid for each in at_server._core._host_cids}
+        assert len(ids) > 1
+        assert ids <= scene.server._ids[at_server]
+        for _ in range(20):  # more than there are at a time
+            connection._core.change_connection_id()
+            await connection.exchange(b"more", reply_bytes_max=10)
+        assert len(scene.server._ids[at_server]) <= 2 * len(ids)
 
 
 @jumping_clock
@@ -440,3 +457,90 @@ async def test_the_end_of_a_connection_ends_its_handlers() -> None:
         await scene.handler.ended.wait()
         await trio.testing.wait_all_tasks_blocked()
         assert scene.handler.running == 0
+
+
+@jumping_clock
+async def test_who_waits_to_call_learns_that_the_connection_is_gone() -> None:
+    async def wait(_connection: QuicConnection, _stream: QuicStream, _request: bytes) -> None:
+        await trio.sleep_forever()
+
+    async with open_scene(Handler(wait)) as scene, scene.connect() as connection:
+        lost = 0
+
+        async def call() -> None:
+            nonlocal lost
+            with pytest.raises(ConnectionLostError):
+                await connection.exchange(b"x", reply_bytes_max=1)
+            lost += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(STREAMS_MAX + 5):
+                nursery.start_soon(call)
+            await trio.sleep(1)
+            connection.close()
+            connection.close()
+        assert lost == STREAMS_MAX + 5
+
+
+@jumping_clock
+async def test_an_icmp_message_that_may_pass_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_scene() as scene, scene.connect() as connection:
+        client = connection._socket
+        receive, fails = client.receive, [True, True]
+
+        def fail_first() -> list[Datagram]:
+            if fails and fails.pop():
+                raise OSError(errno.EHOSTUNREACH, "No route to host")
+            return list(receive())
+
+        monkeypatch.setattr(client, "receive", fail_first)
+        monkeypatch.setattr(scene.socket, "receive", scene.socket.receive)
+        assert await connection.exchange(b"x", reply_bytes_max=1) == b"x"
+        assert connection.statistics().socket_errors == 2
+
+
+@jumping_clock
+async def test_a_server_reads_on_after_an_error_of_its_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_scene() as scene, scene.connect() as connection:
+        receive, send, fails = scene.socket.receive, scene.socket.send, [True]
+
+        def fail_first() -> list[Datagram]:
+            if fails and fails.pop():
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+            return receive()
+
+        def refuse(datagrams: Sequence[Datagram]) -> int:
+            if len(datagrams[0][0]) < 50 and datagrams[0][1][0] == "192.0.2.66":
+                raise OSError(errno.EPERM, "Operation not permitted")
+            return send(datagrams)
+
+        monkeypatch.setattr(scene.socket, "receive", fail_first)
+        monkeypatch.setattr(scene.socket, "send", refuse)
+        scene.network.inject(b"\x40" + bytes(60), ("192.0.2.66", 1), (HOST, PORT))
+        assert await connection.exchange(b"x", reply_bytes_max=1) == b"x"
+
+
+@jumping_clock
+async def test_the_connections_of_a_server_can_be_listed() -> None:
+    async with open_scene() as scene, scene.connect() as connection:
+        await connection.exchange(b"x", reply_bytes_max=1)
+        assert scene.server.connections == scene.handler.connections
+        scene.server.stop_accepting()
+        assert await connection.exchange(b"x", reply_bytes_max=1) == b"x"
+        with pytest.raises(BusyError):
+            async with scene.connect():
+                pytest.fail("connected to a server that does not accept")
+
+
+@jumping_clock
+async def test_a_stream_that_was_reset_here_fails_here() -> None:
+    async with open_scene(Handler(_send_pieces)) as scene, scene.connect() as connection:
+        stream = await connection.open_stream()
+        stream.reset(0)
+        stream.reset(0)
+        with pytest.raises(StreamResetError):
+            await stream.send(b"x")
+        with pytest.raises(StreamResetError):
+            await stream.receive_some()
