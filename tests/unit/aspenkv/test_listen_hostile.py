@@ -57,7 +57,8 @@ from aspenkv.protocol import (
 )
 from aspenkv.quic import QuicStream, StreamResetError
 from aspenkv.quic.errors import MESSAGE_TOO_LARGE
-from tests.unit.aspenkv.ends import Host, RawClient
+from tests.network.noise import noise
+from tests.unit.aspenkv.ends import SERVER, Host, RawClient
 
 pytestmark = pytest.mark.usefixtures("virtual_time")
 
@@ -432,3 +433,16 @@ async def test_a_watch_reset_at_any_moment_leaves_nothing(host: Host) -> None:
             stream.reset(0)
         await trio.sleep(1)
         assert host.service.status().watches == 1
+
+
+async def test_forged_datagrams_between_client_and_server_are_ignored(host: Host) -> None:
+    """Of both ends' addresses: whoever is on the way can send them, but not read the keys."""
+    async with host.enter(A) as client:
+        here = host.server.connections[-1].peer_address
+        for index, datagram in enumerate(noise(2000, seed=7)):
+            host.network.inject(datagram, here, tuple(SERVER))
+            host.network.inject(datagram, tuple(SERVER), here)
+            if index % 20 == 0:
+                await client.ask(Commit((), (Put(MINE, b""),), SlotUse(0, 1 + index)))
+        assert not client.connection.closed.is_set()
+        assert await host.service.connect().revision() == 100
