@@ -122,9 +122,10 @@ REPLY_WINDOW_BYTES: Final = 1024 * 1024  # of a reply or a watch that arrive bef
 SEND_UNSENT_BYTES_MAX: Final = 1024 * 1024  # on one connection, before a sender waits
 SEND_CHUNK_BYTES: Final = 256 * 1024  # handed over at a time
 
-CONGESTION_WINDOW_BYTES_MIN: Final = 256 * 1024  # below which no cap applies
+CONGESTION_WINDOW_BYTES_MIN: Final = 512 * 1024  # below which no cap applies
 CONGESTION_WINDOW_BYTES_MAX: Final = 8 * 1024 * 1024
 SEND_BYTES_PER_S_MAX: Final = 256 * 1024 * 1024  # more than one process encrypts; caps the window
+SHORTEST_ROUND_TRIP_AGE_S_MAX: Final = 10.0  # then it is measured anew: the path may have changed
 PACING_BURST_S: Final = 0.002  # sent at once, since the event loop's timer counts milliseconds
 BLACK_HOLE_LOSSES: Final = 3  # of large datagrams in a row, before small ones are tried
 LARGE_DATAGRAM_RETRY_S: Final = 5.0  # after that, and 8 times as long each further time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Final
 
 from aioquic.quic.congestion.base import register_congestion_control
@@ -15,6 +16,7 @@ from aspenkv.limits import (
     CONGESTION_WINDOW_BYTES_MIN,
     PACING_BURST_S,
     SEND_BYTES_PER_S_MAX,
+    SHORTEST_ROUND_TRIP_AGE_S_MAX,
 )
 from aspenkv.quic.path import PathMtu
 
@@ -41,6 +43,8 @@ class Congestion(RenoCongestionControl):
         self.has_lost = False
         self.packets_lost = 0
         self._window_bytes_max = CONGESTION_WINDOW_BYTES_MIN
+        self._round_trip_s = inf  # the least of this period
+        self._period_end = 0.0
 
     def resize(self, datagram_bytes: int) -> None:
         """Count in datagrams of another size (RFC 9002 §7.2)."""
@@ -72,12 +76,21 @@ class Congestion(RenoCongestionControl):
         self._note_loss(packets)
 
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
-        """Bound the window by what this process can send in a round trip."""
+        """Bound the window by what this process can send in a round trip.
+
+        In the shortest one: what waits in queues makes round trips longer, and a window that
+        followed them would make the queues longer still.
+        """
         super().on_rtt_measurement(now=now, rtt=rtt)
-        self._window_bytes_max = min(
-            max(int(rtt * SEND_BYTES_PER_S_MAX), CONGESTION_WINDOW_BYTES_MIN),
-            CONGESTION_WINDOW_BYTES_MAX,
-        )
+        if now >= self._period_end:
+            self._round_trip_s = inf
+            self._period_end = now + SHORTEST_ROUND_TRIP_AGE_S_MAX
+        if rtt < self._round_trip_s:
+            self._round_trip_s = rtt
+            self._window_bytes_max = min(
+                max(int(rtt * SEND_BYTES_PER_S_MAX), CONGESTION_WINDOW_BYTES_MIN),
+                CONGESTION_WINDOW_BYTES_MAX,
+            )
 
     def _note_loss(self, packets: list[QuicSentPacket]) -> None:
         if packets:

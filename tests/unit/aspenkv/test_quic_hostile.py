@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.lowlevel
 
 from aspenkv.errors import ConnectionLostError, RemoteProtocolError, UnavailableError
 from aspenkv.limits import (
@@ -260,6 +261,29 @@ async def test_a_request_that_is_too_long_is_refused() -> None:
         assert len(reply) == REQUEST_BYTES_MAX
         [at_server] = scene.handler.connections
         assert not at_server._growth._granted
+
+
+@jumping_clock
+async def test_what_still_comes_of_a_refused_request_is_ignored() -> None:
+    """A client that does not care for limits sends on, and ends its half in the end."""
+    async with open_scene() as scene, scene.connect() as connection:
+        await connection.exchange(b"x", reply_bytes_max=1)
+        [at_server] = scene.handler.connections
+        core = connection._core
+        stream_id = core.get_next_available_stream_id()
+        core.send_stream_data(stream_id, b"first")
+        connection._wake()
+        await trio.sleep(1)
+        at_server.abandon(stream_id, MESSAGE_TOO_LARGE)
+        for piece in (b"second", b"third"):
+            core._streams[stream_id].receiver.stop_pending = False
+            core._streams[stream_id].sender.write(piece, end_stream=piece == b"third")
+            connection._wake()
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(1)
+        assert scene.handler.requests == 1
+        assert at_server.statistics().streams_open == 0
+        assert await connection.exchange(b"x", reply_bytes_max=1) == b"x"
 
 
 @jumping_clock
