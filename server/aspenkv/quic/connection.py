@@ -424,7 +424,7 @@ class QuicConnection:
         """Transmit until the connection ends; if cancelled, close it."""
         try:
             with self._scope:
-                while True:
+                while not self.closed.is_set():
                     if self._backlog:
                         await self._socket.wait_writable()
                         backlog, self._backlog = self._backlog, ()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.testing
 from aioquic.tls import Epoch
 
 from aspenkv.errors import (
@@ -544,3 +545,19 @@ async def test_a_stream_that_was_reset_here_fails_here() -> None:
             await stream.send(b"x")
         with pytest.raises(StreamResetError):
             await stream.receive_some()
+
+
+@jumping_clock
+async def test_a_connection_that_ends_with_much_to_send_ends() -> None:
+    async with open_scene() as scene, scene.connect() as connection:
+        await connection.exchange(b"x", reply_bytes_max=1)
+        async with trio.open_nursery() as nursery:
+
+            async def call() -> None:
+                with pytest.raises(ConnectionLostError):
+                    await connection.exchange(bytes(1_000_000), reply_bytes_max=1_000_000)
+
+            nursery.start_soon(call)
+            await trio.testing.wait_all_tasks_blocked()
+            connection._wake()
+            connection._end(ConnectionLostError("as if by a datagram"))
