@@ -72,6 +72,7 @@ class SteeredClient(ServiceClient):
     fails there was done.
     With ``yields`` other tasks run before and after each call, as if it went over a network.
     Between :meth:`leave` and :meth:`come_back` no call reaches the store, and no answer the client.
+    ``calls`` counts those of the filesystem's operations, whatever comes of them.
     """
 
     def __init__(self, service: Service) -> None:
@@ -87,6 +88,7 @@ class SteeredClient(ServiceClient):
         self.gets = 0
         self.scans = 0
         self.syncs = 0
+        self.calls = 0
         self.yields = False
         self.waiting = 0
         self._holds_back = False
@@ -127,6 +129,7 @@ class SteeredClient(ServiceClient):
                 raise failure("the test took the store away")
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
+        self.calls += 1
         self.gets += 1
         await self._reach()
         await self._meet(self.before_get)
@@ -144,6 +147,7 @@ class SteeredClient(ServiceClient):
         reverse: bool = False,
         continuation: bytes | None = None,
     ) -> ScanPage:
+        self.calls += 1
         self.scans += 1
         await self._reach()
         await self._meet(self.before_scan)
@@ -159,6 +163,7 @@ class SteeredClient(ServiceClient):
         return page
 
     async def commit(self, checks: Sequence[Check], ops: Sequence[Op]) -> CommitResult:
+        self.calls += 1
         await self._reach()
         await self._meet(self.before_commit)
         if self._holds_back:
@@ -209,6 +214,7 @@ class SteeredClient(ServiceClient):
         return await super().revision()
 
     async def sync(self) -> None:
+        self.calls += 1
         self.syncs += 1
         await self._reach()
         await super().sync()
@@ -222,6 +228,14 @@ class SteeredClient(ServiceClient):
             await steps.pop(0)()
         elif self.yields:
             await trio.lowlevel.checkpoint()
+
+
+@contextmanager
+def calls(store: SteeredClient, count: int) -> Iterator[None]:
+    """Require that the block makes exactly ``count`` calls."""
+    before = store.calls
+    yield
+    assert store.calls - before == count
 
 
 class WallClock:
@@ -259,6 +273,12 @@ async def opened(fs: Filesystem, ino: Ino, flags: int = os.O_RDWR) -> AsyncItera
         yield fh
     finally:
         await fs.release(fh)
+
+
+async def close(fs: Filesystem, fh: FileHandle) -> None:
+    """Do what close(2) comes to."""
+    await fs.flush(fh)
+    await fs.release(fh)
 
 
 async def make_file(

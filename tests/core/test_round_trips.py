@@ -1,12 +1,11 @@
-"""How many calls of the store each operation takes: over a network each is a round trip."""
+"""What is known of names saves calls of the store: over a network each is a round trip."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
@@ -22,20 +21,14 @@ from tests.core.steering import (
     ROOT,
     Gate,
     SteeredClient,
+    calls,
+    close,
     failing,
     make_file,
     names,
     read_file,
     refused,
 )
-
-
-@contextmanager
-def calls(store: SteeredClient, count: int) -> Iterator[None]:
-    """Require that the block makes exactly ``count`` calls."""
-    before = store.gets + store.scans + len(store.commits)
-    yield
-    assert store.gets + store.scans + len(store.commits) - before == count
 
 
 async def subdirectory(fs: Filesystem, name: bytes = b"d") -> Ino:
@@ -52,8 +45,7 @@ async def create(fs: Filesystem, parent: Ino, name: bytes) -> Ino:
     await missing(fs, parent, name)
     handle, made = await fs.create(parent, name, 0o644, os.O_WRONLY, ROOT)
     await fs.write(handle, 0, b"x" * limits.INLINE_BYTES_MAX)
-    await fs.flush(handle)
-    await fs.release(handle)
+    await close(fs, handle)
     return made.ino
 
 
