@@ -22,6 +22,7 @@ from aspenkv.limits import (
     LEASE_KEYS_MAX,
     LEASE_KEYS_PER_PREFIX_MAX,
     LEASE_LATENESS_S_MAX,
+    LEASE_TTL_S_MAX,
     LEASES_MAX,
     LEASES_PER_PREFIX_MAX,
 )
@@ -97,14 +98,11 @@ class LeaseTable:
         try:
             for name, content in leases:
                 (lease,) = _ID.unpack(name[1:])
-                ttl_ms, process_bound = _TERMS.unpack_from(content)
-                prefix = content[_TERMS.size :]
-                terms = LeaseTerms(ttl_ms / 1000, bool(process_bound), prefix)
-                self.insert(Lease(lease, terms, now_s=now_s))
+                self.insert(Lease(lease, _decoded_terms(content), now_s=now_s))
             for name, _ in attachments:
                 (lease,) = _ID.unpack_from(name, 1)
                 self.apply({name[1 + _ID.size :]: lease})
-        except (struct.error, KeyError) as error:
+        except (struct.error, KeyError, ValueError) as error:
             raise DataCorruptError(
                 f"the lease record {name!r} is damaged: restore the data directory from a backup"
             ) from error
@@ -266,6 +264,14 @@ def removal_records(leases: Iterable[Lease]) -> Records:
         records[lease.record()[0]] = None
         records.update((_attachment_name(lease.id, key), None) for key in lease.keys)
     return records
+
+
+def _decoded_terms(content: bytes) -> LeaseTerms:
+    ttl_ms, process_bound = _TERMS.unpack_from(content)
+    ttl_s = ttl_ms / 1000
+    if ttl_s > LEASE_TTL_S_MAX:
+        raise ValueError(f"a lease for {ttl_s} s")
+    return LeaseTerms(ttl_s, bool(process_bound), content[_TERMS.size :])
 
 
 def _attachment_name(lease: int, key: bytes) -> bytes:

@@ -35,12 +35,14 @@ from aspenkv.limits import (
     TICKET_PREFIX_BYTES_MAX,
     TICKETS_MAX,
 )
+from aspenkv.tickets import TICKET_ID_BYTES
 
 TICKET_PREFIX: Final = b"T"
 _HEAD: Final = struct.Struct(">32sBQQH")
 _CAN_WRITE: Final = 1
 _IS_ADMIN: Final = 2
 _IS_REVOKED: Final = 4
+_FLAGS: Final = _CAN_WRITE | _IS_ADMIN | _IS_REVOKED
 _NEVER: Final = 0
 _NOBODYS_HASH: Final = bytes(32)
 
@@ -120,7 +122,7 @@ class TicketTable:
         for name, content in records:
             try:
                 self.insert(_decoded(name, content))
-            except (struct.error, UnicodeDecodeError) as error:
+            except (struct.error, ValueError) as error:
                 raise DataCorruptError(
                     f"the ticket record {name!r} is damaged: restore the data directory from a "
                     f"backup"
@@ -217,10 +219,15 @@ def _name(ticket_id: bytes) -> bytes:
 
 
 def _decoded(name: bytes, content: bytes) -> StoredTicket:
+    ticket_id = name[len(TICKET_PREFIX) :]
     secret_hash, flags, created_s, expires_s, size = _HEAD.unpack_from(content)
     prefix_end = _HEAD.size + size
+    if len(ticket_id) != TICKET_ID_BYTES or flags & ~_FLAGS:
+        raise ValueError("no ticket of this version")
+    if prefix_end > len(content):  # what is left of a prefix would give more rights
+        raise ValueError("a part of a ticket")
     return StoredTicket(
-        name[len(TICKET_PREFIX) :],
+        ticket_id,
         secret_hash,
         Grant(content[_HEAD.size : prefix_end], bool(flags & _CAN_WRITE), bool(flags & _IS_ADMIN)),
         content[prefix_end:].decode(),

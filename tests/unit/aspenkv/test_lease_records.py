@@ -39,10 +39,11 @@ def test_loading_gives_back_what_was_stored_with_the_full_time_anew() -> None:
     [
         ([(LEASE[0][:-1], LEASE[1])], []),
         ([(LEASE[0], LEASE[1][:8])], []),
+        ([(LEASE[0], b"\xff" * 8 + LEASE[1][8:])], []),
         ([LEASE], [(ATTACHMENT[0][:5], b"")]),
         ([], [ATTACHMENT]),
     ],
-    ids=["short-name", "short-content", "short-attachment", "attachment-to-no-lease"],
+    ids=["short-name", "short-content", "long-time", "short-attachment", "attachment-to-no-lease"],
 )
 def test_a_damaged_record_is_named(
     leases: list[tuple[bytes, bytes]], attachments: list[tuple[bytes, bytes]]

@@ -71,10 +71,20 @@ def test_what_was_stored_is_loaded(
     assert table.get(ID) == stored
 
 
-@pytest.mark.parametrize("content", [CONTENT[:50], CONTENT[:-1] + b"\xff"])
-def test_a_damaged_record_is_named(content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (NAME, CONTENT[:50]),
+        (NAME, CONTENT[:-1] + b"\xff"),
+        (NAME, CONTENT[: CONTENT.index(b"fs:v:") + 3]),
+        (NAME, CONTENT[:32] + b"\x08" + CONTENT[33:]),
+        (NAME[:-1], CONTENT),
+    ],
+    ids=["short", "no-text", "part-of-a-prefix", "unknown-flag", "short-name"],
+)
+def test_a_damaged_record_is_named(name: bytes, content: bytes) -> None:
     with pytest.raises(DataCorruptError, match="IIII"):
-        TicketTable().load([(NAME, content)])
+        TicketTable().load([(name, content)])
 
 
 def test_who_knows_the_secret_gets_the_rights(table: TicketTable) -> None:
