@@ -1,4 +1,7 @@
-"""Mode, owner and times: what chmod(2), chown(2) and utimensat(2) change. One commit each."""
+"""Mode, owner and times: what chmod(2), chown(2) and utimensat(2) change.
+
+One commit each, or none: where bytes of the file wait too, that commit makes both changes.
+"""
 
 from __future__ import annotations
 
@@ -40,22 +43,32 @@ class AttributeSetter:
 
         async def attempt(txn: Transaction) -> Node:
             node = await self._inodes.require(ino)
-            inode = _changed(node.inode, changes)
-            times = Times(
-                node.times.mtime_ns if changes.mtime_ns is None else clamp_ns(changes.mtime_ns),
-                self._now_ns() if changes.ctime_ns is None else clamp_ns(changes.ctime_ns),
-            )
-            if changes.mode is not None:
-                await self._change_acl(txn, ino, node, inode.mode)
-            if inode != node.inode:
-                txn.put_inode(ino, inode)
+            changed = await self.apply(txn, ino, node, changes)
+            if changed.inode != node.inode:
+                txn.put_inode(ino, changed.inode)
             if changes.mtime_ns is None:
                 txn.require_times(ino, node)
             txn.require_inode(ino, node)
-            txn.put_times(ino, times)
-            return Node(inode, 0, times, 0)
+            txn.put_times(ino, changed.times)
+            return changed
 
         return await self._transactions.run(attempt)
+
+    async def apply(
+        self, txn: Transaction, ino: Ino, node: Node, changes: AttributeChanges
+    ) -> Node:
+        """Return a node as :meth:`set` leaves it; let a transaction change the ACL accordingly.
+
+        The caller writes the inode and its times, and checks what it read of them.
+        """
+        inode = _changed(node.inode, changes)
+        times = Times(
+            node.times.mtime_ns if changes.mtime_ns is None else clamp_ns(changes.mtime_ns),
+            self._now_ns() if changes.ctime_ns is None else clamp_ns(changes.ctime_ns),
+        )
+        if changes.mode is not None:
+            await self._change_acl(txn, ino, node, inode.mode)
+        return Node(inode, 0, times, 0)
 
     async def _change_acl(self, txn: Transaction, ino: Ino, node: Node, mode: int) -> None:
         if not node.inode.has_xattrs:

@@ -38,7 +38,7 @@ from aspenfs.handles import HandleTable
 from aspenfs.inodes import Inodes
 from aspenfs.metadata import without_set_id
 from aspenfs.nodes import Node
-from aspenfs.types import Attributes, Clock, FileHandle, Ino
+from aspenfs.types import AttributeChanges, Attributes, Clock, FileHandle, Ino
 from aspenkv.errors import AspenKvError, BusyError, OutcomeUnknownError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -154,10 +154,10 @@ class _File:
         else:
             self.appended.append(bytearray(data))
 
-    def take(self, *, whole_chunks: bool) -> bool:
-        """Move a batch out of the dirty bytes, unless there is one; False: nothing to commit."""
+    def take(self, *, whole_chunks: bool) -> Batch | None:
+        """Move a batch out of the dirty bytes, unless there is one; None: nothing to commit."""
         if self.batch is not None:
-            return True
+            return self.batch
         extents = self.dirty.take(
             limits.COMMIT_DATA_BYTES_MAX, limits.COMMIT_EXTENTS_MAX, whole_chunks=whole_chunks
         )
@@ -168,9 +168,9 @@ class _File:
             appended = bytes(self.appended.popleft())
             self.appended_at += len(appended)
         if not extents and not appended:
-            return False
+            return None
         self.batch = Batch(extents, appended, appended_at, self.mtime_ns, self.drops_set_id)
-        return True
+        return self.batch
 
     def put_back(self, batch: Batch) -> None:
         """Make a batch dirty again, under what was written since."""
@@ -510,8 +510,17 @@ class Data:
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, limits.WRITEBACK_RETRY_MAX_S)
 
-    async def _commit(self, file: _File, *, whole_chunks: bool = False) -> None:
+    async def _commit(
+        self,
+        file: _File,
+        *,
+        whole_chunks: bool = False,
+        changes: AttributeChanges | None = None,
+    ) -> Node | None:
         """Commit dirty bytes until none wait; with ``whole_chunks`` unfinished chunks may.
+
+        ``changes`` to attributes come after all bytes, so they are made in the commit of the last
+        ones. Returns the inode with them; None, they are still to be made.
 
         Who finds another task at it waits for that one's outcome. If the store turns out to be
         away, it is so for both: to wait once more as long would tell nothing new.
@@ -521,17 +530,22 @@ class Data:
         try:
             if file.away is not away and file.away is not None and file.is_dirty:
                 raise type(file.away)(*file.away.args)
-            while file.take(whole_chunks=whole_chunks):
-                await self._commit_batch(file)
+            while (batch := file.take(whole_chunks=whole_chunks)) is not None:
+                if changes is not None and not (file.waiting_bytes or batch.appended):
+                    return await self._commit_batch(file, batch, changes)
+                await self._commit_batch(file, batch)
             self._forget_if_clean(file)
         finally:
             file.lock.release()
+        return None
 
-    async def _commit_batch(self, file: _File) -> None:
-        batch = file.batch
-        assert batch is not None, "take() makes the batch"
+    async def _commit_batch(
+        self, file: _File, batch: Batch, changes: AttributeChanges | None = None
+    ) -> Node | None:
+        """Commit what was taken; return the inode after it, None if the batch is lost for good."""
+        node: Node | None = None
         try:
-            size = await self._content.write(file.ino, batch)
+            node = await self._content.write(file.ino, batch, changes)
         except FilesystemError as error:
             if error.errno not in _LOST_FOR_GOOD:
                 self._put_back(file, batch)
@@ -546,7 +560,7 @@ class Data:
         else:
             self._batches_stored += 1
             if batch.appended:
-                file.appended_at = size
+                file.appended_at = node.inode.size
         file.away = None
         if self._is_away:
             self._is_away = False
@@ -556,6 +570,7 @@ class Data:
         self._dirty_bytes -= batch.byte_count
         self._forget_if_clean(file)
         self._drained.unpark_all()
+        return node
 
     def _put_back(self, file: _File, batch: Batch) -> None:
         if batch.doubt is None:
@@ -579,13 +594,28 @@ class Data:
         Raises:
             AspenError, AspenKvError: the commit failed; the bytes are kept if a retry can help.
         """
+        await self.flush_with(ino, None)
+
+    async def flush_with(self, ino: Ino, changes: AttributeChanges | None) -> Node | None:
+        """Commit what is dirty of an inode, and in the last commit change attributes as well.
+
+        So the times of the bytes, which were written before, do not overwrite times set now.
+
+        Returns:
+            The inode as it is then; None if no commit could make the changes.
+
+        Raises:
+            AspenError, AspenKvError: a commit failed; the bytes are kept if a retry can help.
+        """
         file = self._files.get(ino)
         if file is None:
-            return
+            return None
+        node = None
         if file.is_dirty:
             file.error = None  # of bytes that this commit stores, or says itself why not
-            await self._commit(file)
+            node = await self._commit(file, changes=changes)
         self._raise_error_of(file)
+        return node
 
     async def truncate(self, ino: Ino, size: int) -> None:
         """Set the size of a file, after what was written before.

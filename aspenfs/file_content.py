@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aspenfs import limits
+from aspenfs.attributes import AttributeSetter
 from aspenfs.chunks import chunk_count, extent_bytes, slices
 from aspenfs.errors import FilesystemError
 from aspenfs.extents import Buffer, Extents
@@ -27,7 +28,7 @@ from aspenfs.metadata import Inode, Times, without_set_id
 from aspenfs.nodes import Node
 from aspenfs.session import Session
 from aspenfs.txn import Transaction, Transactions
-from aspenfs.types import Ino
+from aspenfs.types import AttributeChanges, Ino
 
 _CHUNK = limits.CHUNK_BYTES
 
@@ -72,44 +73,58 @@ class FileContent:
     """Commits bytes and sizes of regular files."""
 
     def __init__(
-        self, keys: Keys, inodes: Inodes, transactions: Transactions, session: Session
+        self,
+        keys: Keys,
+        inodes: Inodes,
+        transactions: Transactions,
+        session: Session,
+        attributes: AttributeSetter,
     ) -> None:
         """Take the parts that the mount composed."""
         self._keys = keys
         self._inodes = inodes
         self._transactions = transactions
         self._session = session
+        self._attributes = attributes
 
-    async def write(self, ino: Ino, batch: Batch) -> int:
+    async def write(self, ino: Ino, batch: Batch, changes: AttributeChanges | None = None) -> Node:
         """Write a batch in one commit, exactly once, however often it is tried.
 
-        Returns the size of the file after it, so where the next bytes are appended.
+        With ``changes`` to attributes, which are made after the bytes were written and in the same
+        commit. Not with a batch that appends: if its answer is lost, its own mtime tells whether it
+        was done, and the changes may have been made or not.
+
+        Returns the inode after it.
 
         Raises:
             FilesystemError: ESTALE, the file is gone; EFBIG; EIO, the batch was in doubt, and
                 others have changed the file since, so that nobody can tell whether it was done.
         """
+        assert changes is None or not batch.appended, "an append is told by its mtime"
         tried: Transaction | None = None
         doubt: Doubt | None = None
 
-        async def attempt(txn: Transaction) -> int:
+        async def attempt(txn: Transaction) -> Node:
             nonlocal tried, doubt
             tried, doubt = txn, None
             node = await self._inodes.require(ino)
             before = _State(node.inode.size, node.times.mtime_ns)
             if batch.doubt is not None and before != batch.doubt.before:
                 if before == batch.doubt.after:
-                    return before.size
+                    return node
                 raise FilesystemError(
                     errno.EIO, "others changed the file before an answer told whether it was done"
                 )
             changed = await self._apply(txn, ino, node.inode, batch)
             # The inode may have changed in another way since the bytes were written.
             times = Times(batch.mtime_ns, max(batch.mtime_ns, node.times.ctime_ns))
-            self._finish(txn, ino, node, changed, times)
+            after = Node(changed, 0, times, 0)
+            if changes is not None:
+                after = await self._attributes.apply(txn, ino, after, changes)
+            self._finish(txn, ino, node, after.inode, after.times)
             if batch.appended:
                 doubt = Doubt(before, _State(changed.size, batch.mtime_ns))
-            return changed.size
+            return after
 
         try:
             return await self._transactions.run(attempt)

@@ -122,10 +122,11 @@ class Filesystem:
         self._removed: dict[Ino, Attributes] = {}
         self._inodes = Inodes(kv, keys, caches, looks_ahead=readahead)
         now_ns = clock.now_ns
+        self._attributes = AttributeSetter(keys, self._inodes, transactions, now_ns)
         self._data = Data(
             self._inodes,
             ChunkReader(kv, keys, caches, nursery, readahead=readahead),
-            FileContent(keys, self._inodes, transactions, session),
+            FileContent(keys, self._inodes, transactions, session, self._attributes),
             self._handles,
             nursery,
             clock,
@@ -134,7 +135,6 @@ class Filesystem:
         self._namespace = Namespace(
             kv, keys, self._inodes, transactions, session, self._data.is_open, now_ns
         )
-        self._attributes = AttributeSetter(keys, self._inodes, transactions, now_ns)
         self._xattrs = Xattrs(kv, keys, self._inodes, transactions, now_ns)
         self._orphans = Orphans(kv, keys, self._inodes, transactions, session, self._data.is_open)
 
@@ -193,9 +193,10 @@ class Filesystem:
             changes = changes._replace(size=None)
             if not any(change is not None for change in changes):
                 return await self.getattr(ino)
-        # Bytes written before must not overwrite, when they are committed, the times set now.
-        await self._data.flush_inode(ino)
-        return self._seen(ino, await self._attributes.set(ino, changes))
+        node = await self._data.flush_with(ino, changes)
+        if node is None:
+            node = await self._attributes.set(ino, changes)
+        return self._seen(ino, node)
 
     async def readlink(self, ino: Ino) -> bytes:
         """Return the target of a symlink.

@@ -8,15 +8,18 @@ import stat
 
 import pytest
 
-from aspenfs import limits
+from aspenfs import acl, limits
 from aspenfs.filesystem import Filesystem
 from aspenfs.metadata import clamp_ns
 from aspenfs.types import ROOT_INO, AttributeChanges, Attributes
+from aspenkv.errors import OutcomeUnknownError
 from tests.core.steering import (
     NOBODYS_HANDLE,
     NOBODYS_INO,
     ROOT,
     SteeredClient,
+    dirty_bytes,
+    failing,
     make_file,
     opened,
     read_file,
@@ -113,6 +116,115 @@ async def test_a_time_that_was_set_outlasts_bytes_written_before(fs: Filesystem)
         shown = await fs.setattr(ino, AttributeChanges(mtime_ns=7), fh)
         assert (shown.mtime_ns, shown.size) == (7, 6)
     assert (await fs.getattr(ino)).mtime_ns == 7
+
+
+# --- beside bytes that wait -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"bytes", bytes(3 * limits.COMMIT_DATA_BYTES_MAX)])
+async def test_a_change_comes_with_the_last_bytes(
+    fs: Filesystem, store: SteeredClient, file: Attributes, content: bytes
+) -> None:
+    async with opened(fs, file.ino) as fh:
+        await fs.write(fh, 0, content)
+        store.commits.clear()
+        shown = await set_(fs, file.ino, mode=0o600, uid=1, mtime_ns=4)
+        assert len(store.commits) == max(1, len(content) // limits.COMMIT_DATA_BYTES_MAX)
+        assert dirty_bytes(fs) == 0
+    assert (shown.size, shown.mode, shown.uid, shown.mtime_ns) == (
+        len(content),
+        stat.S_IFREG | 0o600,
+        1,
+        4,
+    )
+    assert await fs.getattr(file.ino) == shown
+    assert await read_file(fs, file.ino) == content
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (AttributeChanges(mode=0o6755), 0o6755),  # after the write, which clears the bits
+        (AttributeChanges(uid=1), 0o755),
+        (AttributeChanges(atime_ns=1, ctime_ns=2), 0o755),
+    ],
+)
+async def test_the_set_id_bits_beside_bytes_of_one_who_may_not_keep_them(
+    fs: Filesystem, file: Attributes, changes: AttributeChanges, expected: int
+) -> None:
+    await fs.setattr(file.ino, AttributeChanges(mode=0o6755))
+    fh = await fs.open(file.ino, os.O_WRONLY, drops_set_id=True)
+    await fs.write(fh, 0, b"bytes")
+    assert stat.S_IMODE((await fs.setattr(file.ino, changes)).mode) == expected
+    await fs.release(fh)
+    assert stat.S_IMODE((await fs.getattr(file.ino)).mode) == expected
+
+
+async def test_a_mode_that_is_set_beside_bytes_changes_the_acl(
+    fs: Filesystem, file: Attributes
+) -> None:
+    entries = (
+        acl.Entry(acl.USER_OBJ, 6),
+        acl.Entry(acl.USER, 6, 1000),
+        acl.Entry(acl.GROUP_OBJ, 4),
+        acl.Entry(acl.MASK, 6),
+        acl.Entry(acl.OTHER, 4),
+    )
+    await fs.setxattr(file.ino, acl.ACCESS_XATTR, acl.encode(entries))
+    async with opened(fs, file.ino) as fh:
+        await fs.write(fh, 0, b"bytes")
+        await fs.setattr(file.ino, AttributeChanges(mode=0o640))
+        stored = acl.parse(await fs.getxattr(file.ino, acl.ACCESS_XATTR))
+        assert stored == acl.chmod(entries, 0o640)
+        assert dirty_bytes(fs) == 0
+
+
+async def test_a_change_beside_bytes_is_made_on_what_another_client_changed_meanwhile(
+    fs: Filesystem, store: SteeredClient, peer: Filesystem, file: Attributes
+) -> None:
+    async def theirs() -> None:
+        await peer.setattr(file.ino, AttributeChanges(uid=9, atime_ns=9))
+
+    async with opened(fs, file.ino) as fh:
+        await fs.write(fh, 0, b"bytes")
+        store.before_commit.append(theirs)
+        shown = await fs.setattr(file.ino, AttributeChanges(mode=0o600))
+    assert (shown.mode, shown.uid, shown.atime_ns) == (stat.S_IFREG | 0o600, 9, 9)
+    assert await fs.getattr(file.ino) == shown
+
+
+@pytest.mark.parametrize("was_done", [True, False])
+async def test_a_change_beside_bytes_whose_answer_is_lost(
+    fs: Filesystem, store: SteeredClient, file: Attributes, was_done: bool
+) -> None:
+    unknown = failing(OutcomeUnknownError("the answer was lost"))
+    async with opened(fs, file.ino) as fh:
+        await fs.write(fh, 0, b"bytes")
+        (store.after_commit if was_done else store.before_commit).append(unknown)
+        with refused(errno.EIO):
+            await fs.setattr(file.ino, AttributeChanges(mode=0o600))
+        assert dirty_bytes(fs) == 5
+        await fs.flush(fh)
+    expected = 0o600 if was_done else 0o644
+    assert stat.S_IMODE((await fs.getattr(file.ino)).mode) == expected
+    assert await read_file(fs, file.ino) == b"bytes"
+
+
+@pytest.mark.parametrize("answer_is_lost", [True, False])
+async def test_a_change_comes_after_an_append_and_not_with_it(
+    fs: Filesystem, store: SteeredClient, file: Attributes, answer_is_lost: bool
+) -> None:
+    async with opened(fs, file.ino, os.O_WRONLY | os.O_APPEND) as fh:
+        await fs.write(fh, 0, b"appended")
+        if answer_is_lost:
+            store.after_commit.append(failing(OutcomeUnknownError("the answer was lost")))
+            with refused(errno.EIO):
+                await fs.flush(fh)
+        store.commits.clear()
+        shown = await set_(fs, file.ino, mode=0o600, mtime_ns=4)
+        assert len(store.commits) == (1 if answer_is_lost else 2)
+    assert (shown.size, shown.mode, shown.mtime_ns) == (8, stat.S_IFREG | 0o600, 4)
+    assert await read_file(fs, file.ino) == b"appended"
 
 
 async def test_bytes_written_do_not_turn_the_ctime_back(fs: Filesystem) -> None:
