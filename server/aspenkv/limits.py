@@ -136,6 +136,7 @@ HELLO_TIMEOUT_S: Final = 10.0  # to connect, and to be welcomed; a server that l
 UNCOUNTED_REPLY_BYTES: Final = 4096  # such a reply always goes out, as of a commit that is done
 DRAIN_S: Final = 10.0  # that a server which ends leaves to requests under way
 HANG_UP_S: Final = 1.0  # after a session has ended, in which its calls are told why
+FAILURES_LOGGED_PER_S: Final = 8.0  # of requests and hellos; clients may cause any number
 SERVER_ID_BYTES: Final = 16  # drawn by each server process
 WATCH_PROGRESS_S: Final = 1.0  # without an event, until a watch is told how far the server is
 CONNECTIONS_MAX: Final = 1024  # of one server

@@ -26,6 +26,7 @@ from aspenkv.errors import (
 )
 from aspenkv.limits import (
     DRAIN_S,
+    FAILURES_LOGGED_PER_S,
     HANG_UP_S,
     HELLO_BYTES_MAX,
     HELLO_TIMEOUT_S,
@@ -65,6 +66,7 @@ from aspenkv.protocol import (
 )
 from aspenkv.quic import QuicConnection, QuicStream, StreamResetError
 from aspenkv.quic.errors import MESSAGE_TOO_LARGE, NO_ERROR
+from aspenkv.quic.rates import TokenBucket
 from aspenkv.remote import RemoteSession
 from aspenkv.service import Service
 from aspenkv.tickets import Endpoint
@@ -98,6 +100,8 @@ class Listener:
         self._requests = 0
         self._no_requests = trio.Event()
         self._is_draining = False
+        self._failures = TokenBucket(FAILURES_LOGGED_PER_S, trio.current_time())
+        self._unlogged = 0
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Attend to connections until cancelled, which must not be before they are gone."""
@@ -175,12 +179,25 @@ class Listener:
             raise
         except AspenKvError as error:
             if isinstance(error, EngineError):
-                log.warning("a request failed: %s", error)
+                self._log(logging.WARNING, "a request failed: %s", error)
             await stream.send(encode_error(request_id, error), end=True)
-        except Exception:
-            log.exception("a request of type %s failed", type(request).__name__)
+        except Exception as error:  # noqa: BLE001 - it is logged, and all others go on
+            name = type(request).__name__
+            self._log(logging.ERROR, "a request of type %s failed", name, exc_info=error)
             failure = EngineError("internal error of the server: its log says more")
             await stream.send(encode_error(request_id, failure), end=True)
+
+    def _log(
+        self, level: int, text: str, *arguments: object, exc_info: Exception | None = None
+    ) -> None:
+        """Log a failure, of which a client may cause more than a log should hold."""
+        if not self._failures.take(trio.current_time()):
+            self._unlogged += 1
+            return
+        if self._unlogged:
+            log.info("%d more failures were not logged", self._unlogged)
+            self._unlogged = 0
+        log.log(level, text, *arguments, exc_info=exc_info)
 
     def _session(self, peer: _Peer) -> RemoteSession:
         if self._is_draining:
@@ -208,7 +225,7 @@ class Listener:
                 hello.session, hello.ticket_id, grant, hello.client, _address(connection)
             )
         except AspenKvError as error:
-            log.info("refused a client at %s: %s", _address(connection), error)
+            self._log(logging.INFO, "refused a client at %s: %s", _address(connection), error)
             await stream.send(encode_error(request_id, error), end=True)
             return
         if connection.closed.is_set():  # meanwhile

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+
 import pytest
 import trio
 
@@ -249,6 +252,28 @@ async def test_a_failure_of_the_engine_is_logged_and_told(
     async with host.enter() as client:
         with pytest.raises(EngineError, match="the disk is gone"):
             await client.ask(Sync())
+
+
+@pytest.mark.logs("a request failed: the disk is full")
+async def test_the_log_does_not_grow_with_every_failure(
+    host: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_session: object) -> None:
+        raise EngineError("the disk is full")
+
+    caplog.set_level(logging.INFO, logger="aspenkv.listen")
+    monkeypatch.setattr("aspenkv.remote.RemoteSession.sync", fail)
+    async with host.enter() as client:
+        for calls, logged in ((100, limits.FAILURES_LOGGED_PER_S), (1, 2)):
+            caplog.clear()
+            for _ in range(calls):
+                with pytest.raises(EngineError):
+                    await client.ask(Sync())
+            assert len(caplog.messages) <= logged + 2
+            await trio.sleep(1)
+    first, second = caplog.messages
+    assert re.fullmatch("[0-9]{2} more failures were not logged", first)
+    assert second == "a request failed: the disk is full"
 
 
 # --- the end of sessions -------------------------------------------------------------------------
