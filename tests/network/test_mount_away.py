@@ -20,7 +20,7 @@ from tests.network.processes import Server, serving
 
 pytestmark = pytest.mark.mount
 
-CALL_TIMEOUT_S: Final = 3.0
+CALL_TIMEOUT_S: Final = 2.0
 MARGIN_S: Final = 2.0
 """For a machine that is busy."""
 
