@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.carriers import Way, arguments_for
 from tests.mount.mounts import Mount, clean_directory, mounting
 
 
 @pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Mount]:
-    """A fresh volume, mounted. At the end it is unmounted: exit 0, no bug counted, no warning."""
-    with mounting(tmp_path) as mount:
+def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Mount]:
+    """A fresh volume, mounted. At the end it is unmounted: exit 0, no bug counted, no warning.
+
+    The mount calls its store directly, unless the test is marked :data:`OVER_EVERY_WAY`.
+    """
+    way: Way = getattr(request, "param", Way.DIRECT)
+    with arguments_for(way) as arguments, mounting(tmp_path, *arguments) as mount:
         yield mount
 
 

@@ -45,7 +45,7 @@ def test_status_of_one_mount_and_of_all(mounted: Mount) -> None:
     assert status["store"]["engine"] == "rocksdb"
     assert status["store"]["revision"] > 0
     assert status["store"]["available_bytes"] > 0
-    assert set(status["statistics"]["caches"]) == {"read", "meta", "scan"}
+    assert set(status["statistics"]["caches"]) == {"names", "read", "meta", "scan"}
     assert status["statistics"]["transactions"]["commits"] > 0
     assert status["bugs"] == 0
     assert status["pid"] in [each.get("pid") for each in json_of("status")]

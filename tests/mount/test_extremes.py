@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from aspenfs.limits import CHUNK_BYTES, NAME_BYTES_MAX, SYMLINK_BYTES_MAX
+from tests.mount.carriers import OVER_EVERY_WAY, over_every_way
 from tests.mount.mounts import Mount, run_aspenfs, succeed
 
 pytestmark = pytest.mark.mount
@@ -35,7 +36,7 @@ def resident_mib(mount: Mount) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.parametrize("entries", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@over_every_way("entries", 5_000, lossy=500, slow=100_000)
 def test_a_large_directory_is_listed_moved_and_removed(mounted: Mount, entries: int) -> None:
     directory = mounted.mountpoint / "directory"
     directory.mkdir()
@@ -64,6 +65,7 @@ def test_a_large_directory_is_listed_moved_and_removed(mounted: Mount, entries: 
     succeed("fsck", "--data", mounted.data_dir)
 
 
+@OVER_EVERY_WAY
 def test_a_sparse_file_costs_what_was_written(mounted: Mount) -> None:
     path = mounted.mountpoint / "sparse"
     with path.open("wb") as file:
@@ -94,6 +96,7 @@ LARGE_BYTES: Final = 48 * 2**20
 WRITE_BYTES_MAX: Final = 2**20
 
 
+@OVER_EVERY_WAY
 def test_a_large_file_written_at_random_is_read_back(mounted: Mount, tmp_path: Path) -> None:
     """Write several times what the mount may hold back, and more than one commit takes at once."""
     dice = random.Random(5)
@@ -138,6 +141,7 @@ NAMES: Final = (
 )
 
 
+@OVER_EVERY_WAY
 def test_every_name_is_kept_to_the_byte(mounted: Mount) -> None:
     root = os.fsencode(mounted.mountpoint)
     for number, name in enumerate(NAMES):
@@ -155,6 +159,7 @@ def test_every_name_is_kept_to_the_byte(mounted: Mount) -> None:
     assert sorted(os.listdir(root)) == sorted(set(NAMES) - {b"foo"})
 
 
+@OVER_EVERY_WAY
 def test_the_longest_symlink_and_a_deep_path_work(mounted: Mount) -> None:
     target = ("x" * 254 + "/") * (SYMLINK_BYTES_MAX // 255) + "y" * (SYMLINK_BYTES_MAX % 255)
     assert len(target) == SYMLINK_BYTES_MAX

@@ -18,6 +18,7 @@ from aspenfs.config import ExitCode
 from aspenfs.control import serving_process
 from aspenfs.limits import KERNEL_READAHEAD_KIB
 from aspenfs.mountpoint import Answer, mount_at, probe, unmount
+from tests.mount.carriers import OVER_EVERY_WAY
 from tests.mount.mounts import Mount, mounting, run_aspenfs, succeed
 
 pytestmark = pytest.mark.mount
@@ -31,7 +32,7 @@ def test_mount_returns_when_it_answers_and_umount_when_the_data_is_free(workplac
     done = run_aspenfs("mount", mountpoint, "--data", data_dir)
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.decode().splitlines()
-    assert [line.split()[0] for line in lines] == ["mounted", "data", "log", "unmount"]
+    assert [line.split()[0] for line in lines] == ["mounted", "data", "ticket", "unmount"]
     assert os.path.ismount(mountpoint)
     (mountpoint / "file").write_bytes(b"kept")
     pid = serving_process(data_dir)
@@ -62,6 +63,7 @@ def test_a_mount_in_the_background_is_on_its_own(workplace: Path) -> None:
     succeed("umount", "mnt", cwd=workplace)
 
 
+@OVER_EVERY_WAY
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_flushes_unmounts_and_exits_with_0(mounted: Mount, number: signal.Signals) -> None:
     (mounted.mountpoint / "file").write_bytes(b"written just now" * 1000)
@@ -72,6 +74,7 @@ def test_a_signal_flushes_unmounts_and_exits_with_0(mounted: Mount, number: sign
     assert (mounted.mountpoint / "file").read_bytes() == b"written just now" * 1000
 
 
+@OVER_EVERY_WAY
 def test_a_signal_ends_a_mount_that_is_in_use(mounted: Mount) -> None:
     mounted.expected_log.append("ending the mount all the same: .* is in use by process")
     file = os.open(mounted.mountpoint / "file", os.O_RDWR | os.O_CREAT)
@@ -95,6 +98,7 @@ def test_two_signals_are_as_good_as_one(mounted: Mount) -> None:
     assert mounted.wait() == 0
 
 
+@OVER_EVERY_WAY
 def test_an_unmount_by_others_ends_the_process(mounted: Mount) -> None:
     (mounted.mountpoint / "file").write_bytes(b"kept")
     unmount(mounted.mountpoint)
@@ -103,6 +107,7 @@ def test_an_unmount_by_others_ends_the_process(mounted: Mount) -> None:
     assert (mounted.mountpoint / "file").read_bytes() == b"kept"
 
 
+@OVER_EVERY_WAY
 def test_changes_to_a_mapped_file_survive_the_unmount(mounted: Mount) -> None:
     path = mounted.mountpoint / "file"
     path.write_bytes(bytes(8192))
@@ -122,6 +127,7 @@ def test_umount_of_a_busy_mount_names_who_is_in_the_way(mounted: Mount) -> None:
     assert probe(mounted.mountpoint) is Answer.ALIVE
 
 
+@OVER_EVERY_WAY
 def test_force_unmounts_although_it_is_in_use(mounted: Mount) -> None:
     (mounted.mountpoint / "before").write_bytes(b"kept")
     file = os.open(mounted.mountpoint / "file", os.O_RDWR | os.O_CREAT)
@@ -155,6 +161,7 @@ def test_force_frees_the_tree_of_a_process_that_hangs(mounted: Mount) -> None:
     assert mounted.wait() == 0
 
 
+@OVER_EVERY_WAY
 def test_after_a_kill_the_next_mount_cleans_up(mounted: Mount) -> None:
     with (mounted.mountpoint / "file").open("wb") as file:
         file.write(b"synced")
@@ -191,6 +198,7 @@ def test_the_data_of_a_dead_mount_can_be_mounted_elsewhere(tmp_path: Path) -> No
         succeed("umount", other)
 
 
+@OVER_EVERY_WAY
 def test_an_aborted_connection_leaves_no_dead_mount(mounted: Mount) -> None:
     entry = mount_at(mounted.mountpoint)
     assert entry is not None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -20,11 +21,13 @@ import pytest
 from tests.model.calls import run_now
 from tests.model.kernel_calls import KernelCalls
 from tests.model.tree import Tree, take_tree
+from tests.mount.carriers import OVER_EVERY_WAY, over_every_way
 from tests.mount.mounts import Mount, succeed
 
 pytestmark = pytest.mark.mount
 
 TIMEOUT_S: Final = 300
+STANDARD_LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
 TAR: Final = ("tar", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner")
 
 
@@ -54,13 +57,10 @@ def check(mount: Mount) -> None:
     succeed("fsck", "--data", mount.data_dir)
 
 
-@pytest.fixture
-def source_tree(tmp_path: Path) -> Path:
-    """A real tree, with one of each thing that a copy can lose."""
-    tree = tmp_path / "source"
-    standard_library = Path(sysconfig.get_path("stdlib"))
+def make_tree(tree: Path, library: Path) -> None:
+    """Make a real tree out of some library, with one of each thing that a copy can lose."""
     left_out = shutil.ignore_patterns("site-packages", "test", "tests", "__pycache__", "config-*")
-    shutil.copytree(standard_library, tree, symlinks=True, ignore=left_out)
+    shutil.copytree(library, tree, symlinks=True, ignore=left_out)
     extra = tree / "extra"
     extra.mkdir()
     file = extra / "file"
@@ -86,7 +86,6 @@ def source_tree(tmp_path: Path) -> Path:
         os.setxattr(extra, "trusted.note", b"for root")
     for name, time_ns in (("file", 1), ("symlink", 10**18 + 1), ("empty directory", -(10**9) + 5)):
         os.utime(extra / name, ns=(time_ns, time_ns), follow_symlinks=False)
-    return tree
 
 
 def assert_same_trees(original: Path, copy: Path) -> None:
@@ -96,9 +95,12 @@ def assert_same_trees(original: Path, copy: Path) -> None:
     assert run("rsync", "-aHAXn", "--checksum", "--delete", "-i", f"{original}/", f"{copy}/") == ""
 
 
+@over_every_way("library", STANDARD_LIBRARY, lossy=STANDARD_LIBRARY / "email")
 def test_a_tree_is_unpacked_with_all_that_belongs_to_it(
-    mounted: Mount, source_tree: Path, tmp_path: Path
+    mounted: Mount, library: Path, tmp_path: Path
 ) -> None:
+    source_tree = tmp_path / "source"
+    make_tree(source_tree, library)
     archive = tmp_path / "source.tar"
     run(*TAR, "--format=posix", "-C", source_tree, "-cf", archive, ".")
     copy = mounted.mountpoint / "copy"
@@ -116,6 +118,7 @@ def test_a_tree_is_unpacked_with_all_that_belongs_to_it(
     assert_same_trees(source_tree, synced)
 
 
+@OVER_EVERY_WAY
 def test_git_keeps_a_repository(mounted: Mount, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -167,6 +170,7 @@ SOURCES: Final = {
 }
 
 
+@OVER_EVERY_WAY
 def test_make_builds_and_knows_what_is_up_to_date(mounted: Mount) -> None:
     project = mounted.mountpoint / "project"
     project.mkdir()
@@ -198,7 +202,7 @@ with sqlite3.connect(path, isolation_level=None, timeout=60) as database:
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-@pytest.mark.parametrize("transactions", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+@over_every_way("transactions", 500, lossy=100, slow=10_000)
 def test_sqlite_keeps_its_transactions(mounted: Mount, mode: str, transactions: int) -> None:
     path = mounted.mountpoint / "database"
     half = transactions // 2
@@ -242,19 +246,28 @@ def _wheel(directory: Path) -> Path:
     return path
 
 
-def test_a_virtual_environment_is_made_and_used(mounted: Mount, tmp_path: Path) -> None:
+@over_every_way("has_own_pip", True, lossy=False)
+def test_a_virtual_environment_is_made_and_used(
+    mounted: Mount, has_own_pip: bool, tmp_path: Path
+) -> None:
     environment = mounted.mountpoint / "environment"
-    run(sys.executable, "-m", "venv", environment)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "--isolated", "install", "--no-index", _wheel(tmp_path))
+    if has_own_pip:
+        run(sys.executable, "-m", "venv", environment)
+        pip: Sequence[str | Path] = (python, "-m", "pip", "--isolated")
+    else:
+        run(sys.executable, "-m", "venv", "--without-pip", environment)
+        pip = (sys.executable, "-m", "pip", "--isolated", "--python", python)
+    run(*pip, "install", "--no-index", _wheel(tmp_path))
     before = snapshot(environment)
     mounted.remount()
     assert snapshot(environment) == before
     assert run(python, "-c", "import speck; print(speck.say())") == "it runs\n"
-    run(python, "-m", "pip", "--isolated", "uninstall", "--yes", "speck")
+    run(*pip, "uninstall", "--yes", "speck")
     assert not list(environment.glob("lib/python*/site-packages/speck*"))
 
 
+@OVER_EVERY_WAY
 def test_a_file_that_is_appended_to_can_be_written_through_a_mapping(mounted: Mount) -> None:
     path = mounted.mountpoint / "log"
     with path.open("ab+") as file:
@@ -269,6 +282,7 @@ def test_a_file_that_is_appended_to_can_be_written_through_a_mapping(mounted: Mo
     assert path.read_bytes() == b"abc3456789!"
 
 
+@OVER_EVERY_WAY
 def test_what_is_executed_and_mapped_is_what_was_written(mounted: Mount) -> None:
     program = mounted.mountpoint / "program"
     shutil.copy(shutil.which("true") or "/bin/true", program)
