@@ -45,20 +45,28 @@ class Acknowledged:
         if server == self._server:
             return None
         self._server = server
-        return self._compare()
+        seen, committed = self._seen, self._committed
+        self._seen = min(seen, server.started_revision)
+        self._committed = committed if committed <= server.started_revision else _NONE
+        return self._compare(seen, committed)
 
     def committed(self, server: ServerProcess, revision: int) -> Loss | None:
         """Note that ``server`` acknowledged a commit; return a loss that comes to light by it.
 
         The answer of a process may be read after its successor was met.
         """
+        if server != self._server:
+            return self._compare(revision, revision)
         self._committed = max(self._committed, revision)
-        return self.seen(server, revision)
-
-    def seen(self, server: ServerProcess, revision: int) -> Loss | None:
-        """Note that ``server`` named a revision, of whose commit it may be."""
         self._seen = max(self._seen, revision)
-        return None if server == self._server else self._compare()
+        return None
+
+    def seen(self, server: ServerProcess, revision: int) -> None:
+        """Note that ``server`` named a revision, of whose commit it may be."""
+        if server != self._server:
+            self._compare(revision, _NONE)
+        else:
+            self._seen = max(self._seen, revision)
 
     def take_loss(self) -> Loss | None:
         """Return the loss that was not yet told to anybody, and forget it."""
@@ -69,17 +77,18 @@ class Acknowledged:
         """Whether ``revision`` may stand for two histories: one that was lost, and today's."""
         return self._twice is not None and self._twice[0] < revision <= self._twice[1]
 
-    def _compare(self) -> Loss | None:
-        """Compare what is known with what the newest process found when it started."""
+    def _compare(self, seen: int, committed: int) -> Loss | None:
+        """Compare what earlier processes have said with what the newest found when it started.
+
+        What the newest one says itself is no part of that: it counts on from there.
+        """
         assert self._server is not None, "a connection comes before an answer"
         kept = self._server.started_revision
-        if self._seen > kept:
-            self._twice = _spanned(self._twice, kept, self._seen)
-            self._seen = kept
-        if self._committed <= kept:
+        if seen > kept:
+            self._twice = _spanned(self._twice, kept, seen)
+        if committed <= kept:
             return None
-        self._loss = Loss(*_spanned(self._loss, kept, self._committed))
-        self._committed = _NONE
+        self._loss = Loss(*_spanned(self._loss, kept, committed))
         self.losses += 1
         return self._loss
 

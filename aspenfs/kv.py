@@ -226,7 +226,7 @@ class PooledKeyValue:
             try:
                 yield watch
             finally:
-                _log_loss(self._acknowledged.seen(_process(watch.hello), watch.revision))
+                self._acknowledged.seen(_process(watch.hello), watch.revision)
 
     async def lease(self, ttl_s: float) -> int:
         """See :meth:`aspenkv.contract.KeyValue.lease`.
