@@ -162,7 +162,7 @@ class HelloReply(NamedTuple):
     """The server's answer to a good ticket.
 
     Attributes:
-        server_id: 16 bytes that all server processes on the same data share.
+        server_id: 16 bytes that each server process draws anew.
         version: the version that both ends speak from now on.
         prefix: the ticket opens the keys that start with it.
         can_write: whether the ticket allows commits and leases.
