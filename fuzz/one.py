@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
+from typing import Final
 
 import atheris
 
-_PACKAGE = "fuzz.targets"
+_PACKAGE: Final = "fuzz.targets"
+# What reads bytes from elsewhere is instrumented, so that libFuzzer sees which branches they take.
+_INSTRUMENTED: Final = ["aspenfs", "aspenkv", "aioquic.quic", "aioquic.tls", _PACKAGE]
 
 
 def main() -> None:
     """Run until libFuzzer's limits end it, or with its exit code at the first crash."""
     program, name, *options = sys.argv
-    # What a target imports is instrumented, so that libFuzzer sees which branches an input takes.
-    with atheris.instrument_imports(include=["aspenkv", _PACKAGE]):
+    with atheris.instrument_imports(include=_INSTRUMENTED):
         target = importlib.import_module(f"{_PACKAGE}.{name}")
-    atheris.Setup([program, *options], target.check)
+
+    def check(data: bytes) -> None:
+        try:
+            target.check(data)
+        except BaseException:
+            traceback.print_exc()  # atheris shows nothing of what is in an exception group
+            raise
+
+    atheris.Setup([program, *options], check)
     atheris.Fuzz()
 
 
