@@ -36,7 +36,7 @@ from aspenfs.extents import Buffer, Extents, overlay
 from aspenfs.file_content import Batch, FileContent
 from aspenfs.handles import HandleTable
 from aspenfs.inodes import Inodes
-from aspenfs.metadata import without_set_id
+from aspenfs.metadata import clamp_ns, without_set_id
 from aspenfs.nodes import Node
 from aspenfs.types import AttributeChanges, Attributes, Clock, FileHandle, Ino
 from aspenkv.errors import AspenKvError, BusyError, OutcomeUnknownError, UnavailableError
@@ -88,6 +88,7 @@ class _File:
         "lost",
         "mtime_ns",
         "open_count",
+        "times",
     )
 
     def __init__(self, ino: Ino) -> None:
@@ -99,7 +100,8 @@ class _File:
         self.appended_at = 0  # where they are if no one else appends meanwhile
         self.batch: Batch | None = None  # in a commit, or in doubt after one
         self.drops_set_id = False  # the next commit does
-        self.mtime_ns = 0
+        self.mtime_ns = 0  # of the newest bytes
+        self.times: AttributeChanges | None = None  # set after them, and not in a commit yet
         self.dirty_since_s = 0.0
         self.away: Exception | None = None  # the newest that a commit of it met
         self.error: Exception | None = None  # of a commit whose bytes are kept and retried
@@ -113,7 +115,7 @@ class _File:
 
     @property
     def is_dirty(self) -> bool:
-        return bool(self.dirty or self.appended or self.batch)
+        return bool(self.dirty or self.appended or self.batch or self.times)
 
     @property
     def appended_from(self) -> int:
@@ -147,6 +149,33 @@ class _File:
             at += len(segment)
         return found
 
+    def overlay(self, attributes: Attributes) -> Attributes:
+        """Return attributes as they are with all that waits for a commit or is in one."""
+        size = max(attributes.size, self.end)
+        mode = without_set_id(attributes.mode) if self.drops_set_id else attributes.mode
+        shown = attributes._replace(
+            mode=mode,
+            size=size,
+            allocated_bytes=attributes.allocated_bytes + size - attributes.size,
+        )
+        if self.batch is not None:
+            if self.batch.byte_count:
+                shown = _with_times(shown, self.batch.mtime_ns, self.batch.mtime_ns)
+            shown = _with_set_times(shown, self.batch.times)
+        if self.waiting_bytes:
+            shown = _with_times(shown, self.mtime_ns, self.mtime_ns)
+        return _with_set_times(shown, self.times)
+
+    def set_times(self, times: AttributeChanges) -> None:
+        """Let times go with the bytes that wait; ``times`` changes nothing else."""
+        self.times = times if self.times is None else self.times.under(times)
+
+    def note_written(self, now_ns: int) -> None:
+        """Let bytes that were taken now set the mtime, whatever it was set to before."""
+        self.mtime_ns = now_ns
+        if self.times is not None:
+            self.times = self.times._replace(mtime_ns=None)
+
     def append(self, data: Buffer) -> None:
         """Take one write of at most COMMIT_DATA_BYTES_MAX bytes behind all others."""
         if self.appended and len(self.appended[-1]) + len(data) <= limits.COMMIT_DATA_BYTES_MAX:
@@ -167,13 +196,22 @@ class _File:
         if self.appended and not self.dirty and len(self.appended[0]) <= room:
             appended = bytes(self.appended.popleft())
             self.appended_at += len(appended)
-        if not extents and not appended:
+        has_bytes = bool(extents or appended)
+        times = None
+        # Times come with the last bytes, and after appended ones, which are told by their mtime.
+        if not (self.waiting_bytes or appended):
+            times, self.times = self.times, None
+        if not has_bytes and times is None:
             return None
-        self.batch = Batch(extents, appended, appended_at, self.mtime_ns, self.drops_set_id)
+        drops_set_id = self.drops_set_id and has_bytes
+        self.batch = Batch(extents, appended, appended_at, self.mtime_ns, drops_set_id, times)
         return self.batch
 
     def put_back(self, batch: Batch) -> None:
-        """Make a batch dirty again, under what was written since."""
+        """Make a batch dirty again, under what was written and set since."""
+        if batch.times is not None:
+            times = batch.times._replace(mtime_ns=None) if self.waiting_bytes else batch.times
+            self.times = times if self.times is None else times.under(self.times)
         self.dirty = batch.extents.under(self.dirty)
         if batch.appended:
             self.appended.appendleft(bytearray(batch.appended))
@@ -183,6 +221,7 @@ class _File:
     def drop_waiting(self) -> int:
         """Forget what no commit has taken yet; return how many bytes that were."""
         byte_count = self.waiting_bytes
+        self.times = None
         self.dirty = Extents()
         self.appended.clear()
         return byte_count
@@ -305,19 +344,9 @@ class Data:
         return file is None or not (file.is_dirty or file.error or file.lost)
 
     def with_dirty(self, attributes: Attributes) -> Attributes:
-        """Return attributes as they are with the bytes that are not committed yet."""
+        """Return attributes as they are with what is not committed yet."""
         file = self._files.get(attributes.ino)
-        if file is None or not file.is_dirty:
-            return attributes
-        size = max(attributes.size, file.end)
-        mode = without_set_id(attributes.mode) if file.drops_set_id else attributes.mode
-        return attributes._replace(
-            mode=mode,
-            size=size,
-            allocated_bytes=attributes.allocated_bytes + size - attributes.size,
-            mtime_ns=file.mtime_ns,
-            ctime_ns=max(file.mtime_ns, attributes.ctime_ns),
-        )
+        return file.overlay(attributes) if file is not None and file.is_dirty else attributes
 
     async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
         """Return up to ``size`` bytes at ``offset``; fewer only at the end of the file.
@@ -433,7 +462,7 @@ class Data:
 
     def _note_dirty(self, file: _File, grown_bytes: int) -> None:
         self._dirty_bytes += grown_bytes
-        file.mtime_ns = self._clock.now_ns()
+        file.note_written(self._clock.now_ns())
         if file.ino not in self._dirty_files:
             file.dirty_since_s = self._clock.monotonic()
             self._dirty_files[file.ino] = file
@@ -551,7 +580,8 @@ class Data:
                 self._put_back(file, batch)
                 raise
             file.lost = error
-            log.warning("inode %d: %d bytes are lost: %s", file.ino, batch.byte_count, error)
+            what = f"{batch.byte_count} bytes are" if batch.byte_count else "the times set are"
+            log.warning("inode %d: %s lost: %s", file.ino, what, error)
         except BaseException as error:
             if isinstance(error, _AWAY):
                 file.away = error
@@ -594,23 +624,38 @@ class Data:
         Raises:
             AspenError, AspenKvError: the commit failed; the bytes are kept if a retry can help.
         """
-        await self.flush_with(ino, None)
+        file = self._files.get(ino)
+        if file is not None:
+            await self._flush(file)
 
-    async def flush_with(self, ino: Ino, changes: AttributeChanges | None) -> Node | None:
-        """Commit what is dirty of an inode, and in the last commit change attributes as well.
+    async def change(self, ino: Ino, changes: AttributeChanges) -> Node | None:
+        """Change attributes, other than the size, of an inode that has bytes to be committed.
 
-        So the times of the bytes, which were written before, do not overwrite times set now.
+        The times of the bytes, which were written before, must not overwrite those set now. Times
+        alone wait with the bytes; other changes are made in the commit of the last of them.
 
         Returns:
-            The inode as it is then; None if no commit could make the changes.
+            The inode as the store has it then; None, nothing is dirty, and nothing was changed.
 
         Raises:
+            FilesystemError: ESTALE.
             AspenError, AspenKvError: a commit failed; the bytes are kept if a retry can help.
         """
         file = self._files.get(ino)
         if file is None:
             return None
-        node = None
+        if not _are_times(changes):
+            return await self._flush(file, changes)
+        node = await self._inodes.require(ino)
+        self._raise_error_of(file)
+        if not file.is_dirty:
+            return None
+        file.set_times(changes._replace(ctime_ns=self._clock.now_ns()))
+        return node
+
+    async def _flush(self, file: _File, changes: AttributeChanges | None = None) -> Node | None:
+        """Commit what is dirty of a file; see :meth:`_commit`."""
+        node: Node | None = None
         if file.is_dirty:
             file.error = None  # of bytes that this commit stores, or says itself why not
             node = await self._commit(file, changes=changes)
@@ -692,6 +737,23 @@ async def _acquire(lock: trio.Lock) -> None:
         lock.acquire_nowait()
     except trio.WouldBlock:
         await lock.acquire()
+
+
+def _are_times(changes: AttributeChanges) -> bool:
+    """Return whether nothing but times, which utimensat(2) can set, is to be changed."""
+    return changes == AttributeChanges(atime_ns=changes.atime_ns, mtime_ns=changes.mtime_ns)
+
+
+def _with_set_times(shown: Attributes, times: AttributeChanges | None) -> Attributes:
+    if times is None:
+        return shown
+    mtime_ns = shown.mtime_ns if times.mtime_ns is None else clamp_ns(times.mtime_ns)
+    shown = _with_times(shown, mtime_ns, times.ctime_ns or 0)
+    return shown if times.atime_ns is None else shown._replace(atime_ns=clamp_ns(times.atime_ns))
+
+
+def _with_times(shown: Attributes, mtime_ns: int, ctime_ns: int) -> Attributes:
+    return shown._replace(mtime_ns=mtime_ns, ctime_ns=max(ctime_ns, shown.ctime_ns))
 
 
 def _within(data: Buffer, at: int, start: int, end: int) -> list[tuple[int, bytes]]:

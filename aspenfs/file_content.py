@@ -61,6 +61,8 @@ class Batch:
     mtime_ns: int
     drops_set_id: bool
     """Also clear set-user-ID, and set-group-ID where the group may execute."""
+    times: AttributeChanges | None = None
+    """Times that were set after the bytes were written; ctime is at least the one given."""
     doubt: Doubt | None = None
 
     @property
@@ -90,7 +92,7 @@ class FileContent:
     async def write(self, ino: Ino, batch: Batch, changes: AttributeChanges | None = None) -> Node:
         """Write a batch in one commit, exactly once, however often it is tried.
 
-        With ``changes`` to attributes, which are made after the bytes were written and in the same
+        With ``changes`` to attributes, which are made after those of the batch and in the same
         commit. Not with a batch that appends: if its answer is lost, its own mtime tells whether it
         was done, and the changes may have been made or not.
 
@@ -100,7 +102,7 @@ class FileContent:
             FilesystemError: ESTALE, the file is gone; EFBIG; EIO, the batch was in doubt, and
                 others have changed the file since, so that nobody can tell whether it was done.
         """
-        assert changes is None or not batch.appended, "an append is told by its mtime"
+        assert not batch.appended or changes is batch.times is None, "its mtime tells an append"
         tried: Transaction | None = None
         doubt: Doubt | None = None
 
@@ -115,15 +117,23 @@ class FileContent:
                 raise FilesystemError(
                     errno.EIO, "others changed the file before an answer told whether it was done"
                 )
-            changed = await self._apply(txn, ino, node.inode, batch)
-            # The inode may have changed in another way since the bytes were written.
-            times = Times(batch.mtime_ns, max(batch.mtime_ns, node.times.ctime_ns))
-            after = Node(changed, 0, times, 0)
+            after = node
+            if batch.byte_count:
+                changed = await self._apply(txn, ino, node.inode, batch)
+                # The inode may have changed in another way since the bytes were written.
+                times = Times(batch.mtime_ns, max(batch.mtime_ns, node.times.ctime_ns))
+                after = Node(changed, 0, times, 0)
+            else:
+                txn.require_times(ino, node)
+            if batch.times is not None:
+                ctime_ns = max(batch.times.ctime_ns or 0, after.times.ctime_ns)
+                set_times = batch.times._replace(ctime_ns=ctime_ns)
+                after = await self._attributes.apply(txn, ino, after, set_times)
             if changes is not None:
                 after = await self._attributes.apply(txn, ino, after, changes)
             self._finish(txn, ino, node, after.inode, after.times)
             if batch.appended:
-                doubt = Doubt(before, _State(changed.size, batch.mtime_ns))
+                doubt = Doubt(before, _State(after.inode.size, batch.mtime_ns))
             return after
 
         try:

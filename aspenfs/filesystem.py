@@ -193,7 +193,7 @@ class Filesystem:
             changes = changes._replace(size=None)
             if not any(change is not None for change in changes):
                 return await self.getattr(ino)
-        node = await self._data.flush_with(ino, changes)
+        node = await self._data.change(ino, changes)
         if node is None:
             node = await self._attributes.set(ino, changes)
         return self._seen(ino, node)
@@ -692,7 +692,7 @@ async def _flush_at_exit(filesystem: Filesystem) -> None:
         else:
             return
     lost = filesystem.statistics().data
-    if lost.dirty_bytes:
+    if lost.dirty_files:
         log.critical(
             "some data could not be written and is lost: %d bytes in %d files: %s",
             lost.dirty_bytes,

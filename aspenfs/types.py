@@ -67,6 +67,11 @@ class AttributeChanges(NamedTuple):
     mtime_ns: int | None = None
     ctime_ns: int | None = None
 
+    def under(self, newer: AttributeChanges) -> AttributeChanges:
+        """Return what these changes and then ``newer`` ones come to, where both are times."""
+        pairs = zip(self, newer, strict=True)
+        return AttributeChanges(*(old if new is None else new for old, new in pairs))
+
 
 class DirectoryEntry(NamedTuple):
     """One entry of a listing; pass ``next_offset`` to readdir to go on after it."""
