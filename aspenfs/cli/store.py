@@ -14,21 +14,23 @@ import click
 from aspenfs.cli.configure import chosen_data_dir
 from aspenfs.cli.mounts import find_mount
 from aspenfs.config import DEFAULT_TIMEOUT_S, TICKET_VARIABLE, ExitCode
-from aspenfs.control import NotServedError, RemoteKeyValue, connect
+from aspenfs.control import NotServedError, RemoteKeyValue, connect, serving_process
 from aspenfs.errors import StartupError
 from aspenfs.mount.storage import open_storage
 from aspenfs.remote import open_remote, read_ticket
 from aspenkv.contract import KeyValue
 from aspenkv.embedded import open_embedded
+from aspenkv.hosting import ADMIN_TICKET_NAME
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Store(NamedTuple):
-    """An open store. ``is_live``: others use it meanwhile."""
+    """An open store. ``is_live``: others use it meanwhile; ``prefix``: of the keys one may use."""
 
     kv: KeyValue
     is_live: bool
+    prefix: bytes = b""
 
 
 class StoreChoice(NamedTuple):
@@ -53,7 +55,8 @@ async def open_store(choice: StoreChoice) -> AsyncIterator[Store]:
     if choice.is_remote:
         ticket = read_ticket(choice.ticket_file)
         async with open_remote(ticket, timeout_s=DEFAULT_TIMEOUT_S) as kv:
-            yield Store(kv, is_live=True)
+            rights = await kv.hello()
+            yield Store(kv, is_live=True, prefix=rights.prefix)
         return
     data_dir = choice.data_dir
     async with AsyncExitStack() as stack:
@@ -70,6 +73,26 @@ async def open_store(choice: StoreChoice) -> AsyncIterator[Store]:
             ) from None
         else:
             yield Store(RemoteKeyValue(client), is_live=True)
+
+
+@asynccontextmanager
+async def open_whole_store(choice: StoreChoice) -> AsyncIterator[Store]:
+    """Open a store with all that a filesystem needs, of which the control socket has a part only.
+
+    Raises:
+        StartupError: there is none, or it cannot be used.
+    """
+    if not choice.is_remote and serving_process(choice.data_dir) is not None:
+        ticket_file = choice.data_dir / ADMIN_TICKET_NAME
+        if not ticket_file.exists():
+            raise StartupError(
+                "a mount uses that store, and there is no ticket beside it to reach its server: "
+                "use --ticket FILE",
+                ExitCode.TICKET_UNREADABLE,
+            )
+        choice = StoreChoice(choice.data_dir, is_remote=True, ticket_file=ticket_file)
+    async with open_store(choice) as store:
+        yield store
 
 
 def store_options(function: F) -> F:

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from aspenfs.cli.help import Command, Group
 from aspenfs.cli.output import print_json, print_table, readable_bytes, readable_time
-from aspenfs.cli.store import StoreChoice, open_store, store_options
+from aspenfs.cli.store import StoreChoice, open_store, open_whole_store, store_options
 from aspenfs.config import ExitCode
 from aspenfs.errors import StartupError, VolumeError
 from aspenfs.filesystem import open_filesystem
-from aspenfs.keys import VOLUMES_PREFIX, Keys, range_end
+from aspenfs.keys import VOLUMES_PREFIX, Keys, range_end, volume_of_prefix
 from aspenfs.metadata import decode_superblock
 from aspenfs.volume import usage
 from aspenkv.contract import KeyValue
@@ -80,7 +80,7 @@ def list_command(as_json: bool, store: StoreChoice) -> int:
 
 
 async def _create(choice: StoreChoice, keys: Keys) -> None:
-    async with open_store(choice) as store:
+    async with open_whole_store(choice) as store:
         (found,) = await store.kv.get((keys.superblock,))
         if found is not None:
             raise StartupError(f"volume '{keys.volume}' exists: use it", ExitCode.FAILURE)
@@ -91,6 +91,9 @@ async def _create(choice: StoreChoice, keys: Keys) -> None:
 async def _list(choice: StoreChoice) -> list[VolumeInfo]:
     found: list[VolumeInfo] = []
     async with open_store(choice) as store:
+        only = volume_of_prefix(store.prefix)
+        if only is not None:
+            return [await _describe(store.kv, Keys(only))]
         start, end = VOLUMES_PREFIX, range_end(VOLUMES_PREFIX)
         while True:
             page = await store.kv.scan(start, end, limit=1, keys_only=True)

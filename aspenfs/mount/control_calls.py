@@ -18,7 +18,7 @@ from aspenfs.metadata import decode_superblock
 from aspenfs.mount.stores import MountStore
 from aspenfs.types import Clock, Ino
 from aspenkv.contract import KeyValue
-from aspenkv.errors import AspenKvError, EngineError, UnavailableError
+from aspenkv.errors import AspenKvError, EngineError, InvalidRequestError, UnavailableError
 
 
 class Served(NamedTuple):
@@ -39,7 +39,6 @@ def mount_handlers(served: Served) -> Handlers:
     not show the mount what it writes.
     """
     own_kv = served.store.observe()
-    read_only = served.config.read_only or not served.store.is_observer_apart
     filesystem = served.filesystem
 
     async def status(_args: Mapping[str, Any]) -> object:
@@ -53,12 +52,21 @@ def mount_handlers(served: Served) -> Handlers:
         await filesystem.sync()
         return await describe_inode(own_kv, filesystem.keys, Ino(args["ino"]))
 
-    return {
-        **key_value_handlers(own_kv, read_only=read_only),
+    handlers = {
+        **key_value_handlers(own_kv, read_only=served.config.read_only),
         "status": status,
         "sync": sync,
         "inode": inode,
     }
+    if not served.store.is_observer_apart:
+        handlers["kv_commit"] = _refuse_commit
+    return handlers
+
+
+async def _refuse_commit(_args: Mapping[str, Any]) -> None:
+    raise InvalidRequestError(
+        "this mount would not notice a change made through it: use --ticket, as the mount does"
+    )
 
 
 async def _sync(served: Served) -> str | None:

@@ -14,6 +14,7 @@ from aspenfs.errors import StartupError
 from aspenfs.mountpoint import read_mounts
 from aspenkv.engine.rocksdb import RocksdbEngine
 from aspenkv.errors import DataCorruptError, DataDirectoryLockedError, EngineError
+from aspenkv.hosting import ADMIN_TICKET_NAME
 
 DIRECTORY_MODE = 0o700
 
@@ -78,7 +79,7 @@ def _locked(data_dir: Path, error: DataDirectoryLockedError) -> str:
     """Say who holds it: the mount if it is one, else what the engine knows."""
     pid = serving_process(data_dir)
     if pid is None:
-        return str(error)
+        return f"{error}; if it serves that, use --ticket {data_dir / ADMIN_TICKET_NAME}"
     where = data_dir.resolve()
     for entry in read_mounts():
         if entry.state_dir == where:

@@ -50,7 +50,7 @@ def test_status_of_one_mount_and_of_all(mounted: Mount) -> None:
     assert status["bugs"] == 0
     assert status["pid"] in [each.get("pid") for each in json_of("status")]
     text = succeed("status", mounted.mountpoint).decode()
-    assert f"data        {mounted.data_dir}" in text
+    assert re.search(rf"^data +{re.escape(str(mounted.data_dir))}$", text, re.MULTILINE)
     assert re.search(r"^dirty +\d+", text, re.MULTILINE)
 
 
