@@ -52,10 +52,18 @@ class _ChangingCore(Core):
     """Changes its handshake messages before they are encrypted."""
 
     def __init__(
-        self, configuration: QuicConfiguration, changes: list[Change], original_id: bytes | None
+        self,
+        configuration: QuicConfiguration,
+        changes: list[Change],
+        original_id: bytes | None,
+        retry_id: bytes | None,
     ) -> None:
         self._changes = changes
-        super().__init__(configuration, original_destination_connection_id=original_id)
+        super().__init__(
+            configuration,
+            original_destination_connection_id=original_id,
+            retry_source_connection_id=retry_id,
+        )
 
     def _push_crypto_data(self) -> None:
         for change in self._changes:
@@ -78,9 +86,19 @@ class Peer:
         *,
         changes: list[Change],
         original_id: bytes | None = None,
+        retry_id: bytes | None = None,
     ) -> None:
-        """Begin a connection; the first to send is who calls :meth:`connect`."""
-        self._core = _ChangingCore(configuration, changes, original_id)
+        """Begin a connection.
+
+        Args:
+            configuration: of a client, which then calls :meth:`connect`, or of a server.
+            socket: by which datagrams come and go.
+            to: where they go.
+            changes: of the handshake messages.
+            original_id: server: the destination connection id of the client's first packet.
+            retry_id: server: the one that its Retry chose, if there was one.
+        """
+        self._core = _ChangingCore(configuration, changes, original_id, retry_id)
         self._socket = socket
         self._to = to
 
@@ -94,15 +112,20 @@ class Peer:
         self._core.connect(self._to, now=trio.current_time())
         self.pump()
 
+    def take(self, data: bytes) -> None:
+        """Take a datagram of the other end."""
+        self._core.receive_datagram(data, self._to, trio.current_time())
+
     def pump(self) -> None:
         """Take what has arrived, and send what follows from it."""
         core, now = self._core, trio.current_time()
-        for data, address in self._socket.receive():
-            core.receive_datagram(data, address, now)
+        for data, _ in self._socket.receive():
+            self.take(data)
         while (event := core.next_event()) is not None:
             if isinstance(event, StreamDataReceived) and not core._is_client:
                 core.send_stream_data(event.stream_id, event.data, event.end_stream)
-        self.send(*(data for data, _ in core.datagrams_to_send(now)))
+        if core.peer_address is not None:  # a server that has heard nothing has nothing to say
+            self.send(*(data for data, _ in core.datagrams_to_send(now)))
 
     def send(self, *datagrams: bytes) -> None:
         """Send datagrams to the other end."""
