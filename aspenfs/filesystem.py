@@ -133,7 +133,7 @@ class Filesystem:
             timeout_s,
         )
         self._namespace = Namespace(
-            kv, keys, self._inodes, transactions, session, self._data.is_open, now_ns
+            keys, self._inodes, transactions, session, self._data.is_open, now_ns
         )
         self._xattrs = Xattrs(kv, keys, self._inodes, transactions, now_ns)
         self._orphans = Orphans(kv, keys, self._inodes, transactions, session, self._data.is_open)

@@ -14,7 +14,7 @@ from aspenfs.lookup_runs import LookupRuns
 from aspenfs.metadata import Dentry, decode_dentry, decode_inode, decode_times
 from aspenfs.nodes import Entry, Node
 from aspenfs.scans import records_between
-from aspenfs.types import Ino
+from aspenfs.types import ROOT_INO, Ino
 from aspenkv.contract import KeyValue, Versioned
 
 _NO_ENTRY = Entry(None, 0)
@@ -73,6 +73,35 @@ class Inodes:
         """Return an inode as the store has it now, whatever the caches say."""
         self._caches.meta.invalidate(self._keys.inode(ino))
         return await self.node(ino)
+
+    def way_up(self, ino: Ino) -> list[Ino]:
+        """Return a directory and those above it but the root, as far as the caches know them."""
+        above: dict[Ino, None] = {}
+        while ino not in above and ino != ROOT_INO and len(above) < limits.WAY_UP_MAX:
+            above[ino] = None
+            node = self._caches.meta.get(self._keys.inode(ino))
+            if type(node) is not Node:
+                break
+            ino = node.inode.parent
+        return list(above)
+
+    async def snapshot(
+        self, key: bytes, inos: Sequence[Ino]
+    ) -> tuple[Versioned | None, dict[Ino, Node | None]]:
+        """Return another record and inodes as the store has them now, all of one moment.
+
+        Args:
+            key: of the other record.
+            inos: at most WAY_UP_MAX.
+        """
+        wanted = [key]
+        for ino in inos:
+            wanted += (self._keys.inode(ino), self._keys.times(ino))
+        record, *found = await self._kv.get(wanted)
+        return record, {
+            ino: self._decode(ino, found[2 * pair], found[2 * pair + 1])
+            for pair, ino in enumerate(inos)
+        }
 
     async def nodes(self, inos: Sequence[Ino]) -> list[Node | None]:
         """Return many inodes, in one call for all that no cache knows; at most GET_KEYS_MAX / 2."""
@@ -192,6 +221,11 @@ class Inodes:
             return None
         (found,) = await self._kv.get((self._keys.xattr(ino, name),))
         return found
+
+    def looks_empty(self, parent: Ino) -> bool:
+        """Return whether a directory has no entry as far as this mount knows; no call."""
+        names = self._caches.names.get(self._keys.dentries(parent))
+        return names is not None and not names
 
     async def is_empty(self, parent: Ino) -> bool:
         """Return whether a directory has no entry."""

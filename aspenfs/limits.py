@@ -34,6 +34,8 @@ KNOWN_NAME_BYTES: Final = 128  # what a name of usual length takes in a set
 CACHE_EVENT_KEYS_MAX: Final = 2048  # changes during one read that a fill can be checked against
 CACHE_EVENT_RANGES_MAX: Final = 64  # the same for ranges; each check walks the newer ones
 
+WAY_UP_MAX: Final = 64  # directories above a moved one that are read in one call
+
 LATE_COMMIT_S: Final = 60.0  # in which a commit whose caller gave up is done, if it ever is
 WATCH_CATCH_UP_S: Final = 0.1  # between looks at how far a watch that goes on has come
 

@@ -29,7 +29,6 @@ from aspenfs.nodes import Entry, Node
 from aspenfs.session import Session
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_INO, NO_SESSION, ROOT_INO, Context, Ino
-from aspenkv.contract import KeyValue
 
 RENAME_NOREPLACE: Final = 1  # linux/fs.h
 RENAME_EXCHANGE: Final = 2
@@ -62,7 +61,6 @@ class Namespace:
     """The directory tree of one volume, as one mount changes it.
 
     Args:
-        kv: the store.
         keys: the volume's keys.
         inodes: reads.
         transactions: writes.
@@ -73,7 +71,6 @@ class Namespace:
 
     def __init__(
         self,
-        kv: KeyValue,
         keys: Keys,
         inodes: Inodes,
         transactions: Transactions,
@@ -82,7 +79,6 @@ class Namespace:
         now_ns: Callable[[], int],
     ) -> None:
         """Take the parts that the mount composed."""
-        self._kv = kv
         self._keys = keys
         self._inodes = inodes
         self._transactions = transactions
@@ -415,7 +411,9 @@ class Namespace:
         return Removed(found.ino, found.node, kept=True)
 
     async def _drop_directory(self, txn: Transaction, found: _Existing) -> Removed:
-        if not await self._inodes.is_empty(found.ino):
+        # The commit checks it. Who looks before need not learn from a conflict that it is not so.
+        looks_empty = not txn.is_retry and self._inodes.looks_empty(found.ino)
+        if not looks_empty and not await self._inodes.is_empty(found.ino):
             raise FilesystemError(errno.ENOTEMPTY)
         txn.require_inode(found.ino, found.node)
         txn.require_empty_directory(found.ino)
@@ -448,12 +446,13 @@ class Namespace:
     async def _guard_move(self, txn: Transaction, moved: Ino, new_parent: Ino) -> None:
         """Refuse to move a directory into itself or below.
 
-        The way up from the new parent can be read in several steps, because a move by anyone else
-        changes the volume-wide key and so fails the commit. It is read past the caches, which may
-        not know yet of a move from before the key was read.
+        The way up from the new parent is read past the caches, which may not know yet of a move
+        from before the key was read; they only guess it, so that it is read together with the key.
+        What they do not know can be read in further steps, because a move by anyone else changes
+        the volume-wide key and so fails the commit.
         """
         key = self._keys.directory_moves
-        (moves,) = await self._kv.get((key,))
+        moves, nodes = await self._inodes.snapshot(key, self._inodes.way_up(new_parent))
         ino = new_parent
         above: set[Ino] = set()
         while ino != ROOT_INO:
@@ -462,7 +461,7 @@ class Namespace:
             if ino in above:
                 raise CorruptRecordError(self._keys.inode(ino), "it lies below itself")
             above.add(ino)
-            node = await self._inodes.reload(ino)
+            node = nodes[ino] if ino in nodes else await self._inodes.reload(ino)
             if node is None:
                 raise FilesystemError(errno.ENOENT, f"directory {ino} was removed")
             ino = node.inode.parent

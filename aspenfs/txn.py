@@ -61,15 +61,17 @@ class Transaction:
         "directories",
         "inodes",
         "is_in_doubt",
+        "is_retry",
         "ops",
         "required",
         "times",
         "touched",
     )
 
-    def __init__(self, keys: Keys) -> None:
-        """Start empty."""
+    def __init__(self, keys: Keys, *, is_retry: bool = False) -> None:
+        """Start empty. ``is_retry``: a check failed before, so something known was wrong."""
         self._keys = keys
+        self.is_retry = is_retry
         self.checks: list[Check] = []
         self.ops: list[Op] = []
         self.required: dict[Ino, Node] = {}
@@ -220,10 +222,10 @@ class Transactions:
         if self.read_only:
             raise FilesystemError(errno.EROFS, "the mount is read-only")
         backoff_s = limits.TXN_BACKOFF_FIRST_S
-        for _ in range(limits.TXN_ATTEMPTS_MAX):
+        for number in range(limits.TXN_ATTEMPTS_MAX):
             if self._session_lost:
                 raise LeaseLostError("the session of this mount lapsed; mount again")
-            txn = Transaction(self._keys)
+            txn = Transaction(self._keys, is_retry=number > 0)
             result = await attempt(txn)
             if not txn.ops:
                 return result

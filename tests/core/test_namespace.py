@@ -8,6 +8,8 @@ import stat
 from typing import Any, NoReturn
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from aspenfs import limits
 from aspenfs.errors import FilesystemError
@@ -20,6 +22,7 @@ from tests.core.steering import (
     ALICE,
     NOBODYS_INO,
     ROOT,
+    Gate,
     SteeredClient,
     failing,
     make_file,
@@ -442,6 +445,48 @@ async def test_noreplace_replaces_nothing(fs: Filesystem) -> None:
         await fs.rename(ROOT_INO, b"old", ROOT_INO, b"new", RENAME_NOREPLACE)
     await fs.rename(ROOT_INO, b"old", ROOT_INO, b"free", RENAME_NOREPLACE)
     assert (await fs.lookup(ROOT_INO, b"free")).ino == old
+
+
+async def chain(fs: Filesystem) -> list[Ino]:
+    """Make the directories a, a/b and a/b/c, and moved beside a."""
+    inos = [ROOT_INO]
+    for name in (b"a", b"b", b"c"):
+        inos.append((await fs.mkdir(inos[-1], name, 0o755, ROOT)).ino)
+    moved = await fs.mkdir(ROOT_INO, b"moved", 0o755, ROOT)
+    await wait_all_tasks_blocked()
+    return [*inos[1:], moved.ino]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_directory_moves_whether_or_not_the_way_up_is_known(
+    fs: Filesystem, known: bool
+) -> None:
+    a, b, c, moved = await chain(fs)
+    if not known:
+        fs._caches.meta.clear()
+    await fs.rename(ROOT_INO, b"moved", c, b"moved")
+    assert (await fs.lookup(c, b"moved")).ino == moved
+    with refused(errno.EINVAL):
+        await fs.rename(a, b"b", moved, b"b")
+    assert (await fs.lookup(a, b"b")).ino == b
+
+
+async def test_what_is_known_of_the_way_up_is_not_relied_on(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient
+) -> None:
+    a, _, c, moved = await chain(fs)
+    gate = Gate()
+    store.before_get.append(gate)
+
+    async def move_below_itself() -> None:
+        with refused(errno.EINVAL):
+            await fs.rename(ROOT_INO, b"moved", c, b"moved")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(move_below_itself)
+        await gate.reached.wait()
+        await peer.rename(a, b"b", moved, b"b")
+        gate.open()
 
 
 @pytest.mark.parametrize("flags", [0, RENAME_EXCHANGE])
