@@ -17,7 +17,6 @@ import logging
 import os
 import stat
 import time
-from bisect import bisect_right
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -31,12 +30,13 @@ from aspenfs.chunk_reader import ChunkReader
 from aspenfs.data import Data, DataStatistics
 from aspenfs.errors import AspenError, FilesystemError
 from aspenfs.file_content import FileContent
-from aspenfs.handles import DirectoryCursor, HandleTable, LookupCounts
-from aspenfs.inodes import Inodes, Listing
+from aspenfs.handles import HandleTable, LookupCounts
+from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys
 from aspenfs.metadata import Superblock
 from aspenfs.namespace import Found, Namespace, Removed
 from aspenfs.nodes import Node, attributes
+from aspenfs.open_directory import OpenDirectory
 from aspenfs.orphans import Orphans
 from aspenfs.session import Session, open_session
 from aspenfs.txn import Transactions, TransactionStatistics
@@ -81,18 +81,6 @@ class _Volume(NamedTuple):
     superblock: Superblock
     caches: Caches
     transactions: Transactions
-
-
-class _Directory:
-    """An open directory, with the page of it that was read last."""
-
-    __slots__ = ("cursor", "ino", "page", "page_after")
-
-    def __init__(self, ino: Ino) -> None:
-        self.ino = ino
-        self.cursor = DirectoryCursor()
-        self.page: Listing | None = None
-        self.page_after: bytes | None = None
 
 
 class Filesystem:
@@ -454,11 +442,11 @@ class Filesystem:
             raise FilesystemError(errno.ESTALE)
         if node is not None and not node.inode.is_directory:
             raise FilesystemError(errno.ENOTDIR)
-        return FileHandle(self._handles.add(_Directory(ino)))
+        return FileHandle(self._handles.add(OpenDirectory(self._inodes, ino)))
 
-    def _directory(self, fh: FileHandle) -> _Directory:
+    def _directory(self, fh: FileHandle) -> OpenDirectory:
         directory = self._handles.get(fh)
-        if type(directory) is not _Directory:
+        if type(directory) is not OpenDirectory:
             raise FilesystemError(errno.EBADF)
         return directory
 
@@ -472,43 +460,11 @@ class Filesystem:
         Raises:
             FilesystemError: EBADF, EINVAL.
         """
-        directory = self._directory(fh)
-        after, skip = directory.cursor.resume(offset)
-        found: list[tuple[bytes, Ino, Node]] = []
-        while len(found) < limit:
-            listing = await self._page(directory, after)
-            if not listing.entries:
-                break
-            entries = listing.entries[: skip + limit - len(found)]
-            after = entries[-1][0]
-            skipped, entries = min(skip, len(entries)), entries[skip:]
-            skip -= skipped
-            nodes = await self._inodes.nodes([dentry.ino for _, dentry in entries])
-            found += [
-                (name, dentry.ino, node)
-                for (name, dentry), node in zip(entries, nodes, strict=True)
-                if node is not None
-            ]
-        offsets = directory.cursor.append([name for name, _, _ in found])
+        found = await self._directory(fh).read(offset, limit)
         return [
-            DirectoryEntry(name, self._seen(ino, node), next_offset)
-            for (name, ino, node), next_offset in zip(found, offsets, strict=True)
+            DirectoryEntry(entry.name, self._seen(entry.ino, entry.node), entry.next_offset)
+            for entry in found
         ]
-
-    async def _page(self, directory: _Directory, after: bytes | None) -> Listing:
-        """Return the entries above ``after``, from the page read last if it goes on there."""
-        page = directory.page
-        if (
-            page is not None
-            and after is not None
-            and (directory.page_after is None or after > directory.page_after)
-        ):
-            position = bisect_right(page.entries, after, key=lambda entry: entry[0])
-            if position < len(page.entries) or page.complete:
-                return Listing(page.entries[position:], page.complete)
-        page = await self._inodes.listing(directory.ino, after, limits.READDIR_PAGE_ENTRIES)
-        directory.page, directory.page_after = page, after
-        return page
 
     def remember(self, ino: Ino) -> None:
         """Count a lookup of an inode that readdir returned."""
