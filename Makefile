@@ -9,8 +9,9 @@ MAKEFLAGS += --no-print-directory
 MNT ?= /mnt/aspen
 VENV := .venv
 BIN := $(VENV)/bin
-# How long `make fuzz` takes for each target.
+# How long `make fuzz` takes for each target, or if given, for all of them together.
 SECONDS ?= 60
+TOTAL ?=
 # What `make test` hands to pytest, `make bench` to the benchmark, `make mount` to aspenfs.
 ARGS ?=
 
@@ -90,8 +91,8 @@ test-fast: $(VENV)/.dev ## Run the tests that need neither a mount nor patience
 verify: check test ## All that a change must pass
 
 .PHONY: fuzz
-fuzz: $(VENV)/.fuzz ## Fuzz every decoder for SECONDS=60 each; ARGS="request" only one
-	@$(BIN)/python -m fuzz --seconds "$(SECONDS)" $(ARGS)
+fuzz: $(VENV)/.fuzz ## Fuzz all that reads foreign bytes, SECONDS=60 each or TOTAL=600; ARGS="request" only one
+	@$(BIN)/python -m fuzz $(if $(TOTAL),--total "$(TOTAL)",--seconds "$(SECONDS)") $(ARGS)
 
 .PHONY: posix
 posix: $(VENV)/.posix ## Run the POSIX suite pjdfstest on a mount: SUITE=its checkout, as root

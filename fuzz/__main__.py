@@ -20,7 +20,7 @@ from fuzz import targets
 
 _CACHE: Final = Path(".cache/fuzz")
 _INPUT_BYTES_MAX: Final = 4096  # longer ones find no other branches, and are slow
-_INPUT_S_MAX: Final = 5  # for one input; it takes microseconds
+_INPUT_S_MAX: Final = 5  # for one input; it takes microseconds, with a handshake milliseconds
 _RSS_MB_MAX: Final = 512
 
 
@@ -54,11 +54,14 @@ def fuzz(name: str, seconds: int) -> bool:
 def main() -> int:
     """Fuzz what the command line names; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    time = parser.add_mutually_exclusive_group()
+    time.add_argument("--seconds", type=int, default=60, help="for each target")
+    time.add_argument("--total", type=int, help="seconds for all targets together")
     parser.add_argument("target", nargs="*", choices=[[], *names()], help="default: all")
     options = parser.parse_args()
     chosen: list[str] = options.target or names()
-    failed = [name for name in chosen if not fuzz(name, options.seconds)]
+    seconds = options.seconds if options.total is None else max(1, options.total // len(chosen))
+    failed = [name for name in chosen if not fuzz(name, seconds)]
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}; the inputs are in {_CACHE}\n")
     return 1 if failed else 0

@@ -1,1 +1,4 @@
-"""One module per decoder: ``check(data)`` fails on what must not be; ``SEEDS`` to begin with."""
+"""One module per reader of foreign bytes, or for a few small ones.
+
+``check(data)`` fails on what must not be; ``SEEDS`` are inputs to begin with.
+"""
