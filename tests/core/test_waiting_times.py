@@ -75,6 +75,15 @@ async def test_they_take_no_call_and_are_seen_at_once_and_by_others_after_a_clos
     assert await read_file(peer, ino) == b"new content"
 
 
+async def test_on_an_open_file_that_is_clean_they_do_not_wait(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient, ino: Ino
+) -> None:
+    async with opened(fs, ino):
+        with calls(store, 1):
+            await fs.setattr(ino, TIMES)
+        assert await stored_times(peer, ino) == (ATIME_NS, MTIME_NS)
+
+
 async def test_the_background_commits_them_too(
     fs: Filesystem, peer: Filesystem, ino: Ino, mock_clock: MockClock
 ) -> None:
@@ -229,6 +238,29 @@ async def test_they_follow_an_append_in_a_commit_of_their_own(
         await fs.flush(fh)
     assert await stored_times(peer, ino) == (ATIME_NS, MTIME_NS)
     assert await read_file(peer, ino) == b"old content and more"
+
+
+async def test_set_again_while_they_are_on_their_way_alone(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient, ino: Ino
+) -> None:
+    gate = Gate()
+
+    async def pass_by() -> None:
+        """Let the commit of the appended bytes go first."""
+
+    async with opened(fs, ino, APPEND) as fh:
+        await fs.write(fh, 0, b" and more")
+        await fs.setattr(ino, TIMES)
+        store.before_commit += [pass_by, gate]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.flush, fh)
+            await gate.reached.wait()
+            assert dirty_bytes(fs) == 0
+            assert await times(fs, ino) == (ATIME_NS, MTIME_NS)
+            await fs.setattr(ino, AttributeChanges(atime_ns=7))
+            assert await times(fs, ino) == (7, MTIME_NS)
+            gate.open()
+    assert await stored_times(peer, ino) == (7, MTIME_NS)
 
 
 async def test_they_are_cut_off_by_a_cut(fs: Filesystem, ino: Ino) -> None:
