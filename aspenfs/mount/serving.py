@@ -116,7 +116,7 @@ async def _open_filesystem(config: MountConfig, store: MountStore) -> AsyncItera
     ) as filesystem:
         yield filesystem
     lost = filesystem.statistics().data
-    if lost.dirty_bytes:
+    if lost.dirty_files:
         raise AspenError(
             f"{lost.dirty_bytes} bytes in {lost.dirty_files} files could not be written and are "
             f"lost: the log says why"
