@@ -42,6 +42,7 @@ def fuzz(name: str, seconds: int) -> bool:
             f"-artifact_prefix={directory}/",
             f"-max_total_time={seconds}",
             f"-max_len={_INPUT_BYTES_MAX}",
+            "-len_control=0",  # long inputs from the start: most targets take several steps
             f"-timeout={_INPUT_S_MAX}",
             f"-rss_limit_mb={_RSS_MB_MAX}",
             "-print_final_stats=1",
