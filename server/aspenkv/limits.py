@@ -118,6 +118,10 @@ STREAM_WINDOW_BYTES: Final = 64 * 1024  # of a request that arrive before the se
 # Requests longer than that share these bytes, first come, first served; each counts as long as it
 # may become, from its first bytes until it is answered.
 CONNECTION_REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
+# Parts of a stream that arrived with holes between them. Of what a window lets a peer send, every
+# second packet may be lost; a handshake has a few packets.
+STREAM_RANGES_MAX: Final = 1024
+CRYPTO_RANGES_MAX: Final = 64
 REPLY_WINDOW_BYTES: Final = 1024 * 1024  # of a reply or a watch that arrive before they are read
 SEND_UNSENT_BYTES_MAX: Final = 1024 * 1024  # on one connection, before a sender waits
 SEND_CHUNK_BYTES: Final = 256 * 1024  # handed over at a time
@@ -146,6 +150,9 @@ STATELESS_RESETS_PER_S: Final = 64.0
 PEER_MTUS_MAX: Final = 1024  # addresses whose MTU is remembered
 PEER_MTU_AGE_S_MAX: Final = 60.0
 SOCKET_BUFFER_BYTES: Final = 4 * 1024 * 1024  # asked for; the kernel may give less
+assert REQUEST_BYTES_MAX < 2 * STREAM_RANGES_MAX * (DATAGRAM_BYTES_MIN - 100), (
+    "a request of which every second packet is lost still arrives"
+)
 assert GET_KEYS_MAX * PART_BYTES_MAX <= REPLY_BYTES_MAX - GET_BYTES_MAX, "values fit their reply"
 assert 2 * REPLY_BYTES_MAX < SESSION_BYTES_MAX, "one client reads while it waits for a reply"
 assert SESSIONS_PER_TICKET_MAX < SESSIONS_MAX, "no ticket alone keeps others out"

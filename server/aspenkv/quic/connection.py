@@ -352,13 +352,22 @@ class QuicConnection:
             core.receive_datagram(data, address, now)
             if core.has_ack_pending:
                 self._unacknowledged += 1
-        except Exception:
-            # Whatever a peer sends, it must not end more than its own connection.
-            log.exception("a datagram from %s broke its connection", address)
-            self._end(ConnectionLostError("a datagram broke the connection's state"))
+        except Exception as error:  # noqa: BLE001 - a peer must not end more than its connection
+            self._break(error)
 
     def received(self, now: float) -> None:
         """Work on what the datagrams of a batch brought."""
+        try:
+            self._received(now)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """End this connection, and no other, after an error that nobody expected."""
+        log.error("the connection with %s broke", self.peer_address, exc_info=error)
+        self._end(ConnectionLostError("the connection's state is broken"))
+
+    def _received(self, now: float) -> None:
         if self.closed.is_set():
             return
         core = self._core
@@ -379,6 +388,8 @@ class QuicConnection:
             self._arm_at(now + ACK_DELAY_S)
 
     def _handle_events(self) -> None:
+        if self.closed.is_set():
+            return  # and its owner no longer knows it
         while (event := self._core.next_event()) is not None:
             if isinstance(event, events.StreamDataReceived):
                 self._on_data(event)
@@ -434,6 +445,8 @@ class QuicConnection:
                         self._transmit()
                     if not self._backlog:
                         await self._sleep()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._break(error)
         finally:
             self.close()
 

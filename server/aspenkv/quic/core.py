@@ -15,23 +15,28 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection as AioquicConnection
 from aioquic.quic.connection import QuicConnectionAdapter, QuicConnectionState
 from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketSpace
+from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key
 
 from aspenkv.limits import (
     ACK_DELAY_S,
+    CRYPTO_RANGES_MAX,
     DATAGRAM_BYTES_MIN,
     IDLE_TIMEOUT_S,
     REPLY_WINDOW_BYTES,
     SEND_BURST_BYTES_MAX,
     SEND_BURST_DATAGRAMS_MAX,
+    STREAM_RANGES_MAX,
     STREAM_WINDOW_BYTES,
     STREAMS_UNADMITTED_MAX,
 )
 from aspenkv.quic.congestion import CONGESTION_CONTROL, BurstPacer, Congestion
 from aspenkv.quic.datagrams import Address, Datagram
+from aspenkv.quic.received import ReceivedRanges
 
 CONNECTION_ID_BYTES: Final = 8
 RESET_TOKEN_BYTES: Final = 16
@@ -261,6 +266,17 @@ class Core(AioquicConnection):
         token = self._peer_cid.stateless_reset_token
         return bool(token) and hmac.compare_digest(datagram[-RESET_TOKEN_BYTES:], token)
 
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        for stream in self._crypto_streams.values():
+            _bound_ranges(stream, CRYPTO_RANGES_MAX)
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        stream: QuicStream = super()._get_or_create_stream(frame_type, stream_id)
+        if type(stream.receiver._ranges) is RangeSet:  # this is the first frame that came by it
+            _bound_ranges(stream, STREAM_RANGES_MAX)
+        return stream
+
     def _confirm_handshake(self) -> None:
         super()._confirm_handshake()
         self._data_space = self._spaces[Epoch.ONE_RTT]
@@ -275,6 +291,12 @@ class Core(AioquicConnection):
                 connection_id.stateless_reset_token = reset_token(
                     self._reset_key, connection_id.cid
                 )
+
+
+def _bound_ranges(stream: QuicStream, count_max: int) -> None:
+    """Let few holes be in what a stream receives, before any of it has come."""
+    bounded = ReceivedRanges(count_max)
+    stream.receiver._ranges = bounded  # type: ignore[assignment] # as much of one as it uses
 
 
 def reset_token(reset_key: bytes, connection_id: bytes) -> bytes:

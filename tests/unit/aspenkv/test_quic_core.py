@@ -7,13 +7,17 @@ import logging
 
 import pytest
 from aioquic.quic import events
-from aioquic.quic.connection import Limit
+from aioquic.quic.connection import Limit, QuicConnectionError
+from aioquic.quic.packet import QuicStreamFrame
+from aioquic.quic.rangeset import RangeSet
 from aioquic.tls import Epoch
 
 from aspenkv.limits import (
     ACK_DELAY_S,
+    CRYPTO_RANGES_MAX,
     DATAGRAM_BYTES_MIN,
     REPLY_WINDOW_BYTES,
+    STREAM_RANGES_MAX,
     STREAM_WINDOW_BYTES,
     STREAMS_UNADMITTED_MAX,
 )
@@ -242,3 +246,24 @@ def test_what_a_peer_does_wrong_is_not_logged(caplog: pytest.LogCaptureFixture) 
     pair.exchange()
     assert pair.client.ending is not None
     assert not caplog.records
+
+
+def test_a_peer_that_leaves_holes_in_a_stream_is_hung_up_on(pair: Pair) -> None:
+    pair.client.send_stream_data(0, b"")
+    sender = pair.client._streams[0].sender
+    for index in range(1, STREAM_RANGES_MAX + 2):
+        sender._buffer_start = sender._buffer_stop = sender.highest_offset = 2 * index
+        sender._pending = RangeSet()
+        sender._buffer.clear()
+        sender.write(b"x")
+        pair.exchange()
+    assert pair.server.ending is not None
+    assert "holes" in pair.server.ending.reason
+
+
+def test_a_peer_that_leaves_holes_in_its_handshake_is_hung_up_on(pair: Pair) -> None:
+    receiver = pair.server._crypto_streams[Epoch.ONE_RTT].receiver
+    for index in range(1, CRYPTO_RANGES_MAX + 1):
+        receiver.handle_frame(QuicStreamFrame(data=b"x", offset=2 * index))
+    with pytest.raises(QuicConnectionError):
+        receiver.handle_frame(QuicStreamFrame(data=b"x", offset=1_000_000))

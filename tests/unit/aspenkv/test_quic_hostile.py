@@ -160,8 +160,11 @@ async def test_handshakes_that_never_end_are_few_and_short() -> None:
 
 
 @jumping_clock
-@pytest.mark.logs("broke its connection")
-async def test_a_bug_in_the_core_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["receive_datagram", "next_event"])
+@pytest.mark.logs("the connection with .* broke")
+async def test_a_bug_in_the_core_ends_one_connection(
+    monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     async with open_scene() as scene, _beside_a_client(scene), scene.connect() as connection:
         await connection.exchange(b"x", reply_bytes_max=1)
         at_server = scene.handler.connections[1]
@@ -169,7 +172,7 @@ async def test_a_bug_in_the_core_ends_one_connection(monkeypatch: pytest.MonkeyP
         def fail(*_: object) -> None:
             raise IndexError
 
-        monkeypatch.setattr(at_server._core, "receive_datagram", fail)
+        monkeypatch.setattr(at_server._core, method, fail)
         with pytest.raises(ConnectionLostError):
             await connection.exchange(b"x", reply_bytes_max=1)
         assert at_server.closed.is_set()
