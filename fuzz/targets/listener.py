@@ -62,6 +62,16 @@ _FRAME, _REQUEST, _REQUEST_BESIDE, _HELLO, _HELLO_BESIDE, _HANG_UP, _WAIT = rang
 _ENTER: Final = [Step(_HELLO, b""), Step(_HELLO_BESIDE, b"")]
 _DRAWN: Final = [bytes((kind, choice)) * 12 for kind in range(15) for choice in (4, 5)]
 
+# As fuzz.requests reads them: kind, what belongs to it, deadline.
+_PUT: Final = b"\x02\0\1\0\4\1v"
+_FIRST: Final = _PUT + b"\0\1\0\1\5"  # without a lease; slot 0, sequence 1
+_SECOND: Final = _PUT + b"\0\1\0\2\5"
+_LEASE: Final = b"\x05\3\5"
+_OTHERS: Final = b"\x0a"  # the lease of nobody, and one that the client was granted before
+_OWN: Final = b"\x0b"
+_RANGE: Final = b"\x02\0\1\2\3\6\0\5"
+_WATCH: Final = b"\x03\0\3\1\0\5"
+
 SEEDS: Final = [
     *(b"\0" + encode_steps([Step(_FRAME, frame)]) for frame in examples("request")),
     *(
@@ -69,7 +79,18 @@ SEEDS: Final = [
         for grant in (1, 2, 3)
         for frame, drawn in zip(2 * examples("request"), _DRAWN, strict=False)
     ),
-    b"\1" + encode_steps([*_ENTER, *(Step(_REQUEST_BESIDE, drawn) for drawn in _DRAWN[:12])]),
+    *(
+        b"\1" + encode_steps([*_ENTER, *(Step(_REQUEST_BESIDE, drawn) for drawn in row)])
+        for row in (
+            _DRAWN[:12],
+            [_FIRST, _FIRST, _SECOND, _FIRST],
+            [_WATCH, _FIRST, _RANGE],
+            [_LEASE, _PUT + _OWN + b"\0\5", b"\x06" + _OWN + b"\5", _RANGE, b"\7" + _OWN + b"\5"],
+            [_LEASE, _PUT + _OWN + b"\0\5", b"\7" + _OWN + b"\5"],
+            [_PUT + _OTHERS + b"\0\5", b"\x06" + _OTHERS + b"\5", b"\7" + _OTHERS + b"\5"],
+        )
+    ),
+    b"\1" + encode_steps([*_ENTER, *(Step(_REQUEST, drawn) for drawn in (_FIRST, _FIRST))]),
     b"\1" + encode_steps([*_ENTER, Step(_REQUEST, _DRAWN[6]), Step(_HANG_UP, b""), *_ENTER]),
     b"\3" + encode_steps([*_ENTER, Step(_REQUEST, _DRAWN[4]), Step(_WAIT, b"\x10")]),
 ]
