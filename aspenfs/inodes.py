@@ -10,7 +10,7 @@ from aspenfs import limits
 from aspenfs.cache import Caches
 from aspenfs.errors import CorruptRecordError, FilesystemError
 from aspenfs.keys import Keys, range_end
-from aspenfs.lookup_runs import LookupRuns
+from aspenfs.lookup_runs import ALONE, LookupRuns, Stretch
 from aspenfs.metadata import Dentry, decode_dentry, decode_inode, decode_times
 from aspenfs.nodes import Entry, Node
 from aspenfs.scans import records_between
@@ -35,7 +35,7 @@ class Inodes:
     ) -> None:
         """Take the client and the caches of one mount.
 
-        ``looks_ahead`` lets lookups that go upward in a directory read many names at once.
+        ``looks_ahead`` lets repeated lookups in a directory read many names at once.
         """
         self._kv = kv
         self._keys = keys
@@ -156,9 +156,11 @@ class Inodes:
         names = self._caches.names.get(self._keys.dentries(parent))
         if names is not None and name not in names:
             return _NO_ENTRY
-        count = 1 if self._runs is None else self._runs.advance(parent, name)
-        if count > 1:
-            return await self._entry_and_next(parent, name, count)
+        stretch = ALONE if self._runs is None else self._runs.advance(parent, name)
+        if stretch is not ALONE:
+            found_among = await self._entry_among(parent, name, stretch)
+            if found_among is not None:
+                return found_among
         token = self._caches.meta.begin_fill()
         (found,) = await self._kv.get((key,))
         entry = (
@@ -167,25 +169,32 @@ class Inodes:
         self._caches.meta.fill(key, entry, entry.revision, token)
         return entry
 
-    async def _entry_and_next(self, parent: Ino, name: bytes, count: int) -> Entry:
-        """Return what a name means, and bring the next names with their inodes into the caches."""
-        meta, prefix = self._caches.meta, self._keys.dentries(parent)
+    async def _entry_among(self, parent: Ino, name: bytes, stretch: Stretch) -> Entry | None:
+        """Bring names and their inodes into the caches, and return what the one sought means.
+
+        Returns None if it lies beyond what was read.
+        """
+        meta, names, prefix = self._caches.meta, self._caches.names, self._keys.dentries(parent)
         key = self._keys.dentry(parent, name)
-        token = meta.begin_fill()
-        page = await self._kv.scan(key, range_end(prefix), limit=count)
-        sought = _NO_ENTRY
+        token, names_token = meta.begin_fill(), names.begin_fill()
+        start = prefix if stretch.is_from_first else key
+        page = await self._kv.scan(start, range_end(prefix), limit=stretch.limit)
+        entries: dict[bytes, Entry] = {}
         inos: list[Ino] = []
         for record in page.records:
-            entry = Entry(decode_dentry(record.key, record.value), record.revision)
-            assert entry.dentry is not None, "it was just decoded"
-            meta.fill(record.key, entry, record.revision, token)
-            inos.append(entry.dentry.ino)
-            if record.key == key:
-                sought = entry
-        if sought is _NO_ENTRY:
-            meta.fill(key, sought, 0, token)
+            dentry = decode_dentry(record.key, record.value)
+            entries[record.key] = Entry(dentry, record.revision)
+            meta.fill(record.key, entries[record.key], record.revision, token)
+            inos.append(dentry.ino)
+        is_decided = page.continuation is None or key <= page.records[-1].key
+        if is_decided and key not in entries:
+            entries[key] = _NO_ENTRY
+            meta.fill(key, _NO_ENTRY, 0, token)
+        if stretch.is_from_first and page.continuation is None:
+            cut = len(prefix)
+            names.fill(prefix, {record.key[cut:] for record in page.records}, 0, names_token)
         await self.nodes(inos)
-        return sought
+        return entries.get(key)
 
     async def listing(self, parent: Ino, after: bytes | None, limit: int) -> Listing:
         """Return up to ``limit`` entries whose names are above ``after`` (None: from the first).

@@ -25,6 +25,7 @@ META_CACHE_ENTRIES_MAX: Final = 5000
 SCAN_CACHE_TTL_S: Final = 1.0
 SCAN_CACHE_ENTRIES_MAX: Final = 500
 LOOKUP_RUNS_MAX: Final = 64  # directories in which lookups may go upward at the same time
+LOOKUP_MISSES_MAX: Final = 5  # lookups in any order, before the first page of a directory is read
 LOOKUP_AHEAD_FIRST: Final = 8  # names read at the second lookup of a run
 LOOKUP_AHEAD_GROWTH: Final = 4
 LOOKUP_AHEAD_MAX: Final = 128  # with inodes of small files, whose bytes are in them, about 0.5 MiB

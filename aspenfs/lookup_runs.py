@@ -1,7 +1,7 @@
-"""Recognises programs that look up the names of a directory in order. Pure.
+"""Decides how much to read at a lookup that no cache answers. Pure.
 
-What lists a tree, compares it or checks its state takes the names as a listing gives them. Over a
-network each lookup is a round trip; so when lookups go upward, a stretch of names is read at once.
+What lists a tree, compares it or checks its state looks up one name of a directory after the other.
+Over a network each lookup is a round trip; so when there are more of them, names are read together.
 """
 
 from __future__ import annotations
@@ -14,11 +14,22 @@ from aspenfs import limits
 from aspenfs.types import Ino
 
 
+class Stretch(NamedTuple):
+    """Names to read at once: up to ``limit``, from the one that is sought or from the first."""
+
+    limit: int
+    is_from_first: bool
+
+
+ALONE = Stretch(1, is_from_first=False)
+
+
 class _Run(NamedTuple):
-    """The last name that was not known, and how many names were read for it."""
+    """The lookups of a directory so far: the last name, how many, and what the last one read."""
 
     name: bytes
-    ahead: int
+    misses: int
+    stretch: Stretch
 
 
 class LookupRuns:
@@ -28,18 +39,23 @@ class LookupRuns:
         """Start with none."""
         self._runs: LRUCache[Ino, _Run] = LRUCache(limits.LOOKUP_RUNS_MAX)
 
-    def advance(self, parent: Ino, name: bytes) -> int:
-        """Return how many names to read from ``name`` on, which no cache knows: 1 for it alone.
+    def advance(self, parent: Ino, name: bytes) -> Stretch:
+        """Return what to read for a name that no cache knows.
 
-        The first lookup in a directory asks for its name alone. Each further one above the last
-        asks for more, up to LOOKUP_AHEAD_MAX; one below starts anew.
+        The first lookup in a directory asks for its name alone. One above the last asks for more,
+        each time, up to LOOKUP_AHEAD_MAX. The one that makes LOOKUP_MISSES_MAX, in any order, asks
+        for the first page of the directory: if that is all of it, there will be no more.
         """
         run = self._runs.get(parent)
-        count = 1
-        if run is not None and name > run.name:
-            count = min(
-                max(limits.LOOKUP_AHEAD_FIRST, run.ahead * limits.LOOKUP_AHEAD_GROWTH),
-                limits.LOOKUP_AHEAD_MAX,
-            )
-        self._runs[parent] = _Run(name, count)
-        return count
+        stretch, misses = ALONE, 1
+        if run is not None:
+            misses = run.misses + 1
+            if misses == limits.LOOKUP_MISSES_MAX:
+                stretch = Stretch(limits.READDIR_PAGE_ENTRIES, is_from_first=True)
+            elif name > run.name:
+                ahead = max(
+                    limits.LOOKUP_AHEAD_FIRST, run.stretch.limit * limits.LOOKUP_AHEAD_GROWTH
+                )
+                stretch = Stretch(min(ahead, limits.LOOKUP_AHEAD_MAX), is_from_first=False)
+        self._runs[parent] = _Run(name, misses, stretch)
+        return stretch
