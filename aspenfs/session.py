@@ -16,7 +16,7 @@ import msgpack
 import trio
 
 from aspenfs import limits
-from aspenfs.errors import LeaseLostError
+from aspenfs.errors import AspenError, LeaseLostError
 from aspenfs.keys import Keys
 from aspenfs.metadata import decode_counter, decode_next_ino, encode_next_ino
 from aspenfs.scans import records_below
@@ -167,6 +167,8 @@ async def _end(kv: KeyValue, session: Session, lease: int) -> None:
         await kv.revoke(lease)
     except LeaseLostError:
         return  # it has ended already, and others fold the counters
+    # Then the lease lapses by itself and the next mount folds the counters.
+    except (AspenError, AspenKvError) as error:
+        log.warning("the session could not be ended: %s; its lease will lapse", error)
     except Exception:
-        # The lease lapses by itself and the next mount folds the counters.
-        log.warning("the session could not be ended; its lease will lapse", exc_info=True)
+        log.exception("the session could not be ended; its lease will lapse")
