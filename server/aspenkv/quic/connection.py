@@ -364,7 +364,8 @@ class QuicConnection:
 
     def _break(self, error: Exception) -> None:
         """End this connection, and no other, after an error that nobody expected."""
-        log.error("the connection with %s broke", self.peer_address, exc_info=error)
+        # Of one that breaks at its first datagram the core knows no address yet.
+        log.error("the connection with %s broke", self._core.peer_address, exc_info=error)
         self._end(ConnectionLostError("the connection's state is broken"))
 
     def _received(self, now: float) -> None:
@@ -539,7 +540,7 @@ class QuicConnection:
         self._is_dirty = self._has_data = self._must_send = False
         self._core.congestion.has_lost = False
         self._unacknowledged = 0
-        if self._backlog or self._core.get_peer_address() is None:
+        if self._backlog or self._core.peer_address is None:
             return
         datagrams, has_more = self._core.next_burst(now)
         if datagrams:

@@ -282,8 +282,10 @@ class Core(AioquicConnection):
         self._data_space = self._spaces[Epoch.ONE_RTT]
 
     def _replenish_connection_ids(self) -> None:
+        known = self._host_cid_seq
         super()._replenish_connection_ids()
-        self._set_reset_tokens()
+        if self._host_cid_seq != known:  # a peer may retire the same one as often as it likes
+            self._set_reset_tokens()
 
     def _set_reset_tokens(self) -> None:
         if self._reset_key:

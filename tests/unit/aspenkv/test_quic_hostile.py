@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.lowlevel
+from aioquic.quic.connection import QuicNetworkPath
 
 from aspenkv.errors import ConnectionLostError, RemoteProtocolError, UnavailableError
 from aspenkv.limits import (
@@ -24,6 +25,8 @@ from aspenkv.limits import (
     STREAMS_UNADMITTED_MAX,
 )
 from aspenkv.quic import QuicConnection, QuicStream, ServerLimits, StreamResetError
+from aspenkv.quic.core import Core
+from aspenkv.quic.datagrams import Address
 from aspenkv.quic.errors import MESSAGE_TOO_LARGE
 from tests.faults.jumping import jumping_clock
 from tests.unit.aspenkv.endpoints import HOST, PORT, Handler, Scene, open_scene
@@ -176,6 +179,25 @@ async def test_a_bug_in_the_core_ends_one_connection(
         with pytest.raises(ConnectionLostError):
             await connection.exchange(b"x", reply_bytes_max=1)
         assert at_server.closed.is_set()
+
+
+@jumping_clock
+@pytest.mark.logs("the connection with None broke")
+async def test_a_bug_at_the_first_datagram_ends_one_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find_path = Core._find_network_path
+
+    def fail_at_first(core: Core, address: Address) -> QuicNetworkPath:
+        if core.peer_address is None:
+            raise IndexError
+        return find_path(core, address)
+
+    async with open_scene() as scene, _beside_a_client(scene):
+        monkeypatch.setattr(Core, "_find_network_path", fail_at_first)
+        with pytest.raises(UnavailableError):
+            async with scene.connect(connect_timeout_s=1):
+                pytest.fail("connected to a core that is broken")
 
 
 # --- a client that asks for too much --------------------------------------------------------------
