@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -41,21 +42,41 @@ def test_two_machines_share_a_volume_on_a_third(tmp_path: Path) -> None:
 
 
 def see_each_other(writer: Mount, reader: Mount) -> None:
-    """Have one make, write, move and remove, and look from the other at once each time."""
+    """Have one make, write, move and remove, and look from the other until it sees that."""
     theirs, ours = writer.mountpoint / "directory", reader.mountpoint / "directory"
     theirs.mkdir()
     for number in range(FILES):
         (theirs / f"{number}").write_text(f"content {number}")
-    assert sorted(os.listdir(ours)) == sorted(map(str, range(FILES)))
-    assert [(ours / f"{each}").read_text() for each in (0, 7)] == ["content 0", "content 7"]
+    names = sorted(map(str, range(FILES)))
+    eventually(lambda: sorted(_names(ours)) == names, "all names are there")
+    _see(ours / "0", b"content 0")
+    _see(ours / "7", b"content 7")
     (theirs / "large").write_bytes(LARGE)
-    assert (ours / "large").read_bytes() == LARGE
+    _see(ours / "large", LARGE)
     (theirs / "large").write_bytes(b"changed")
-    assert (ours / "large").read_bytes() == b"changed"
+    _see(ours / "large", b"changed")
     (theirs / "7").rename(theirs / "0")
-    assert (ours / "0").read_text() == "content 7"
+    _see(ours / "0", b"content 7")
     for path in ours.iterdir():
         path.unlink()
+    eventually(lambda: not _names(theirs), "the other has removed all")
     theirs.rmdir()
-    # Only opening waits for what others did; a look comes a moment later.
     eventually(lambda: not ours.exists(), "the other has removed it")
+
+
+def _see(path: Path, content: bytes) -> None:
+    eventually(lambda: _content(path) == content, f"{path} has what the other wrote")
+
+
+def _content(path: Path) -> bytes | None:
+    """Read a file that the other may be replacing: nothing waits for what it did."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ESTALE}:
+            raise
+        return None
+
+
+def _names(directory: Path) -> list[str]:
+    return os.listdir(directory) if directory.exists() else []
