@@ -15,7 +15,8 @@ from aspenfs.metadata import Dentry, decode_dentry, decode_inode, decode_times
 from aspenfs.nodes import Entry, Node
 from aspenfs.scans import records_between
 from aspenfs.types import ROOT_INO, Ino
-from aspenkv.contract import KeyValue, Versioned
+from aspenkv.contract import KeyValue, Record, Versioned
+from aspenkv.limits import SCAN_ENTRIES_MAX
 
 _NO_ENTRY = Entry(None, 0)
 
@@ -178,23 +179,34 @@ class Inodes:
         key = self._keys.dentry(parent, name)
         token, names_token = meta.begin_fill(), names.begin_fill()
         start = prefix if stretch.is_from_first else key
-        page = await self._kv.scan(start, range_end(prefix), limit=stretch.limit)
-        entries: dict[bytes, Entry] = {}
-        inos: list[Ino] = []
-        for record in page.records:
-            dentry = decode_dentry(record.key, record.value)
-            entries[record.key] = Entry(dentry, record.revision)
-            meta.fill(record.key, entries[record.key], record.revision, token)
-            inos.append(dentry.ino)
-        is_decided = page.continuation is None or key <= page.records[-1].key
-        if is_decided and key not in entries:
-            entries[key] = _NO_ENTRY
-            meta.fill(key, _NO_ENTRY, 0, token)
-        if stretch.is_from_first and page.continuation is None:
+        found, is_complete = await self._records(start, range_end(prefix), stretch.limit)
+        if stretch.is_from_first and is_complete:
             cut = len(prefix)
-            names.fill(prefix, {record.key[cut:] for record in page.records}, 0, names_token)
-        await self.nodes(inos)
-        return entries.get(key)
+            names.fill(prefix, {record.key[cut:] for record in found}, 0, names_token)
+        if stretch.has_inodes:
+            inos: list[Ino] = []
+            for record in found:
+                dentry = decode_dentry(record.key, record.value)
+                meta.fill(record.key, Entry(dentry, record.revision), record.revision, token)
+                inos.append(dentry.ino)
+            await self.nodes(inos)
+        return _entry_of(key, found, is_complete=is_complete)
+
+    async def _records(self, start: bytes, end: bytes, limit: int) -> tuple[list[Record], bool]:
+        """Return up to ``limit`` records of a range, and whether there are no more."""
+        records: list[Record] = []
+        continuation: bytes | None = None
+        while True:
+            page = await self._kv.scan(
+                start,
+                end,
+                limit=min(limit - len(records), SCAN_ENTRIES_MAX),
+                continuation=continuation,
+            )
+            records += page.records
+            continuation = page.continuation
+            if continuation is None or len(records) >= limit:
+                return records, continuation is None
 
     async def listing(self, parent: Ino, after: bytes | None, limit: int) -> Listing:
         """Return up to ``limit`` entries whose names are above ``after`` (None: from the first).
@@ -249,6 +261,16 @@ class Inodes:
             int.from_bytes(record.key[-8:], "big")
             async for record in records_between(self._kv, start, end, keys_only=True)
         }
+
+
+def _entry_of(key: bytes, found: Sequence[Record], *, is_complete: bool) -> Entry | None:
+    """Return what a name means by the records around it; None if they end before it."""
+    for record in found:
+        if record.key == key:
+            return Entry(decode_dentry(key, record.value), record.revision)
+    if is_complete or (found and key < found[-1].key):
+        return _NO_ENTRY
+    return None
 
 
 assert limits.READDIR_PAGE_ENTRIES * 2 <= 1024, "one page of inodes is one get"

@@ -15,13 +15,19 @@ from aspenfs.types import Ino
 
 
 class Stretch(NamedTuple):
-    """Names to read at once: up to ``limit``, from the one that is sought or from the first."""
+    """Names to read at once: up to ``limit``, from the one that is sought or from the first.
+
+    Their inodes are read with them if ``has_inodes``.
+    """
 
     limit: int
     is_from_first: bool
+    has_inodes: bool
 
 
-ALONE = Stretch(1, is_from_first=False)
+ALONE = Stretch(1, is_from_first=False, has_inodes=False)
+BEGINNING = Stretch(limits.LOOKUP_BEGINNING, is_from_first=True, has_inodes=True)
+ALL_NAMES = Stretch(limits.LOOKUP_NAMES_MAX, is_from_first=True, has_inodes=False)
 
 
 class _Run(NamedTuple):
@@ -42,20 +48,23 @@ class LookupRuns:
     def advance(self, parent: Ino, name: bytes) -> Stretch:
         """Return what to read for a name that no cache knows.
 
-        The first lookup in a directory asks for its name alone. One above the last asks for more,
-        each time, up to LOOKUP_AHEAD_MAX. The one that makes LOOKUP_MISSES_MAX, in any order, asks
-        for the first page of the directory: if that is all of it, there will be no more.
+        The first lookup in a directory asks for its name alone, the second for the directory's
+        beginning, which mostly is all of it. In a larger one, each lookup above the last asks for
+        more, up to LOOKUP_AHEAD_MAX; and the one that makes LOOKUP_MISSES_MAX for all names, once,
+        so that what is not there takes no more calls.
         """
         run = self._runs.get(parent)
         stretch, misses = ALONE, 1
         if run is not None:
             misses = run.misses + 1
-            if misses == limits.LOOKUP_MISSES_MAX:
-                stretch = Stretch(limits.READDIR_PAGE_ENTRIES, is_from_first=True)
+            if misses == 2:
+                stretch = BEGINNING
+            elif misses == limits.LOOKUP_MISSES_MAX:
+                stretch = ALL_NAMES
             elif name > run.name:
-                ahead = max(
-                    limits.LOOKUP_AHEAD_FIRST, run.stretch.limit * limits.LOOKUP_AHEAD_GROWTH
+                ahead = run.stretch.limit * limits.LOOKUP_AHEAD_GROWTH
+                stretch = Stretch(
+                    min(ahead, limits.LOOKUP_AHEAD_MAX), is_from_first=False, has_inodes=True
                 )
-                stretch = Stretch(min(ahead, limits.LOOKUP_AHEAD_MAX), is_from_first=False)
         self._runs[parent] = _Run(name, misses, stretch)
         return stretch
