@@ -8,9 +8,6 @@ from typing import NamedTuple, NewType
 Ino = NewType("Ino", int)
 """Inode number; 1 is the root directory, 0 is none."""
 
-Revision = NewType("Revision", int)
-"""A commit of the key-value store; 0 is no commit."""
-
 SessionId = NewType("SessionId", int)
 """A mount's identity, for as long as it lives; 0 is none."""
 
