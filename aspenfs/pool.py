@@ -27,7 +27,7 @@ import trio
 
 from aspenfs.connections import Connection, Connections, Kind, State, Step, Waiter
 from aspenfs.limits import POOL_BYE_S, POOL_CALLS_MAX, POOL_DIAL_S, POOL_WAITING_MAX
-from aspenkv.contract import Watch, WatchEvent
+from aspenkv.contract import Newest, Watch, WatchEvent
 from aspenkv.errors import (
     AspenKvError,
     BusyError,
@@ -476,6 +476,21 @@ class PooledWatch:
     def revision(self) -> int:
         """Every commit up to this revision was handed out, or did not touch the prefix."""
         return self._watch.revision
+
+    async def newest(self) -> Newest:
+        """See :meth:`aspenkv.contract.Watch.newest`.
+
+        Raises:
+            WatchGapError: events were lost because the watcher fell behind.
+            UnavailableError: the connection was lost, or the server ended.
+            ClosedError: the block of the watch has ended.
+        """
+        if self._is_closed:
+            raise ClosedError("the watch was closed")
+        try:
+            return await self._watch.newest()
+        except (ConnectionLostError, ClosedError) as error:
+            raise UnavailableError(f"the watch broke off: {error}") from error
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         """Iterate over the events."""

@@ -131,6 +131,20 @@ class WatchEvent(NamedTuple):
     changes: tuple[Change, ...]
 
 
+class Newest(NamedTuple):
+    """How far a watch must come to have handed out all that was answered before it was asked.
+
+    ``revision`` is that of the newest commit which the watch hands out or has handed out; if there
+    was none since it opened, one that it has already reached. ``alone_s`` is a delegation: for so
+    many seconds, counted from the call, no other client's commit below the watch's prefix will be
+    carried out. 0: none is granted. Commits of the server itself, as of a lapsed lease, do not
+    count as another client's.
+    """
+
+    revision: int
+    alone_s: float
+
+
 class SessionStatus(NamedTuple):
     """One client as the server sees it: who it says it is, from where, and by how many connections.
 
@@ -204,6 +218,19 @@ class Watch(Protocol):
     @property
     def revision(self) -> int:
         """Every commit up to this revision has been handed out, or did not touch the prefix."""
+
+    async def newest(self) -> Newest:
+        """Return how far this watch must come to have handed out all that is committed by now.
+
+        Once :attr:`revision` has reached the answer's, the iterator has handed out every commit
+        that concerns this watch and was answered before this call began. The call never waits for
+        the iterator; a client in the server's process is answered without a checkpoint.
+
+        Raises:
+            WatchGapError: events were lost because the watcher fell behind; open a new watch.
+            UnavailableError: no answer came, or the watch broke off; open a new watch.
+            ClosedError: the watch, or the service, was closed.
+        """
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         """Iterate over the events.

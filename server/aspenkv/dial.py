@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import trio
 
-from aspenkv.contract import Watch, WatchEvent
+from aspenkv.contract import Newest, Watch, WatchEvent
 from aspenkv.errors import AspenKvError, ClosedError, ConnectionLostError, UnavailableError
 from aspenkv.limits import HELLO_TIMEOUT_S, REPLY_BYTES_MAX
 from aspenkv.protocol import (
@@ -178,6 +178,10 @@ class RemoteWatch:
     def revision(self) -> int:
         """Every commit up to this revision was handed out, or did not touch the prefix."""
         return self._revision
+
+    async def newest(self) -> Newest:
+        """See :meth:`aspenkv.contract.Watch.newest`; no request asks for it yet."""
+        raise UnavailableError("the newest commit of a watch cannot be asked for over the network")
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         """Iterate over the events."""

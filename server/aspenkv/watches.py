@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from aspenkv.contract import Change, DeleteRange, Op, Put, WatchEvent
+from aspenkv.contract import Change, DeleteRange, Newest, Op, Put, WatchEvent
 from aspenkv.errors import AspenKvError, ClosedError, TooManyError, WatchGapError
 from aspenkv.limits import (
     HISTORY_BYTES_MAX,
@@ -41,7 +41,9 @@ _Commit = tuple[int, Sequence[_Part], int, Origin]
 class PrefixWatch:
     """One open watch; see :class:`aspenkv.contract.Watch`."""
 
-    def __init__(self, hub: WatchHub, prefix: bytes, *, values: bool, skipped: Origin) -> None:
+    def __init__(
+        self, hub: WatchHub, prefix: bytes, from_revision: int, *, values: bool, skipped: Origin
+    ) -> None:
         """Make a watch with an empty backlog; the hub fills it."""
         self.prefix = prefix
         self.values = values
@@ -49,6 +51,7 @@ class PrefixWatch:
         self._hub = hub
         self._backlog: deque[WatchEvent] = deque()
         self._backlog_bytes = 0
+        self._newest_revision = from_revision
         self._failure: AspenKvError | None = None
         self._failed_revision = 0
         self._idle = trio.lowlevel.ParkingLot()
@@ -61,6 +64,12 @@ class PrefixWatch:
         if self._backlog:
             return self._backlog[0].revision - 1
         return self._hub.revision
+
+    async def newest(self) -> Newest:
+        """See :meth:`aspenkv.contract.Watch.newest`."""
+        if self._failure is not None:
+            raise self._failure
+        return Newest(self._newest_revision, 0.0)
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         """Iterate over the events."""
@@ -95,6 +104,7 @@ class PrefixWatch:
             self.fail(WatchGapError("the watcher fell behind and lost events: open a new watch"))
             return
         self._backlog.append(event)
+        self._newest_revision = event.revision
         self._idle.unpark_all()
 
     def fail(self, failure: AspenKvError) -> None:
@@ -154,7 +164,8 @@ class WatchHub:
         """
         if self._count >= WATCHES_MAX:
             raise TooManyError(f"{WATCHES_MAX} watches are open: close some")
-        watch = PrefixWatch(self, prefix, values=values, skipped=skipped)
+        start = self.revision if from_revision is None else from_revision
+        watch = PrefixWatch(self, prefix, start, values=values, skipped=skipped)
         if from_revision is not None:
             self._replay(watch, from_revision)
         self._count += 1
