@@ -482,14 +482,18 @@ class PooledWatch:
 
         Raises:
             WatchGapError: events were lost because the watcher fell behind.
-            UnavailableError: the connection was lost, or the server ended.
+            UnavailableError: the connection was lost, or the server ended or is too busy.
             ClosedError: the block of the watch has ended.
         """
         if self._is_closed:
             raise ClosedError("the watch was closed")
         try:
             return await self._watch.newest()
-        except (ConnectionLostError, ClosedError) as error:
+        except (ConnectionLostError, BusyError) as error:
+            raise UnavailableError(f"the watch cannot be asked: {error}") from error
+        except ClosedError as error:
+            if self._is_closed:  # meanwhile
+                raise
             raise UnavailableError(f"the watch broke off: {error}") from error
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:

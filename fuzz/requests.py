@@ -28,6 +28,7 @@ from aspenkv.protocol import (
     Keepalive,
     ListTickets,
     OpenWatch,
+    ReadNewest,
     ReadRevision,
     ReadStatus,
     Request,
@@ -89,6 +90,7 @@ class Chooser:
             self._revoke,
             self._create_ticket,
             self._revoke_ticket,
+            self._newest,
             ReadRevision,
             Sync,
             ReadStatus,
@@ -186,6 +188,9 @@ class Chooser:
 
     def _revoke(self) -> Revoke:
         return Revoke(self.number())
+
+    def _newest(self) -> ReadNewest:
+        return ReadNewest(self.number())
 
     def _revoke_ticket(self) -> RevokeTicket:
         return RevokeTicket(self._source.choose(self._ticket_ids))

@@ -60,7 +60,7 @@ _WAIT_S_MAX: Final = LEASE_TTL_S_MAX / STEPS_MAX  # so that the neighbour's leas
 _KINDS: Final = 7
 _FRAME, _REQUEST, _REQUEST_BESIDE, _HELLO, _HELLO_BESIDE, _HANG_UP, _WAIT = range(_KINDS)
 _ENTER: Final = [Step(_HELLO, b""), Step(_HELLO_BESIDE, b"")]
-_DRAWN: Final = [bytes((kind, choice)) * 12 for kind in range(15) for choice in (4, 5)]
+_DRAWN: Final = [bytes((kind, choice)) * 12 for kind in range(16) for choice in (4, 5)]
 
 # As fuzz.requests reads them: kind, what belongs to it, deadline.
 _PUT: Final = b"\x02\0\1\0\4\1v"
@@ -71,6 +71,7 @@ _OTHERS: Final = b"\x0a"  # the lease of nobody, and one that the client was gra
 _OWN: Final = b"\x0b"
 _RANGE: Final = b"\x02\0\1\2\3\6\0\5"
 _WATCH: Final = b"\x03\0\3\1\0\5"
+_NEWEST: Final = b"\x0a\1\5"  # of the watch that request 1 has opened
 
 SEEDS: Final = [
     *(b"\0" + encode_steps([Step(_FRAME, frame)]) for frame in examples("request")),
@@ -84,7 +85,7 @@ SEEDS: Final = [
         for row in (
             _DRAWN[:12],
             [_FIRST, _FIRST, _SECOND, _FIRST],
-            [_WATCH, _FIRST, _RANGE],
+            [_WATCH, _FIRST, _NEWEST, _RANGE, _WATCH, _NEWEST],
             [_LEASE, _PUT + _OWN + b"\0\5", b"\x06" + _OWN + b"\5", _RANGE, b"\7" + _OWN + b"\5"],
             [_LEASE, _PUT + _OWN + b"\0\5", b"\7" + _OWN + b"\5"],
             [_PUT + _OTHERS + b"\0\5", b"\x06" + _OTHERS + b"\5", b"\7" + _OTHERS + b"\5"],

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
 from typing import Any, Final
 
 import trio
 
 from aspenkv.contract import Newest, Watch, WatchEvent
 from aspenkv.errors import AspenKvError, ClosedError, ConnectionLostError, UnavailableError
-from aspenkv.limits import HELLO_TIMEOUT_S, REPLY_BYTES_MAX
+from aspenkv.limits import HELLO_TIMEOUT_S, IDLE_TIMEOUT_S, REPLY_BYTES_MAX
 from aspenkv.protocol import (
     VERSION,
     Hello,
     HelloReply,
     OpenWatch,
+    ReadNewest,
     Request,
     WatchDecoder,
     WatchOpened,
@@ -148,14 +150,16 @@ class Channel:
             ConnectionLostError: the connection broke, here or while events are awaited.
             WatchGapError, TooManyError, AccessDeniedError: as the server says.
         """
-        frame = encode_request(next(self._request_ids), _milliseconds_left(deadline_s), request)
+        request_id = next(self._request_ids)
+        frame = encode_request(request_id, _milliseconds_left(deadline_s), request)
+        ask = partial(self.call, ReadNewest(request_id))
         watch: RemoteWatch | None = None
         async with AsyncExitStack() as stack:
             with trio.move_on_at(deadline_s):
                 stream = await self._connection.open_stream()
                 stack.callback(stream.reset, NO_ERROR)
                 await stream.send(frame, end=True)
-                opening = stack.enter_context(closing(RemoteWatch(stream)))
+                opening = stack.enter_context(closing(RemoteWatch(stream, ask)))
                 await opening.opened()
                 watch = opening
             if watch is None:
@@ -166,9 +170,13 @@ class Channel:
 class RemoteWatch:
     """The client's end of a watch; see :class:`aspenkv.contract.Watch`."""
 
-    def __init__(self, stream: QuicStream) -> None:
-        """Take the stream on which the server sends its events."""
+    def __init__(self, stream: QuicStream, ask: Callable[[float], Awaitable[Newest]]) -> None:
+        """Take the stream on which the server sends its events, and who asks it until a deadline.
+
+        ``ask`` goes to the server that serves the watch: no other knows what it hands out.
+        """
         self._stream = stream
+        self._ask = ask
         self._decoder = WatchDecoder()
         self._messages: deque[WatchOpened | WatchEvent | WatchProgress] = deque()
         self._revision = 0
@@ -180,8 +188,19 @@ class RemoteWatch:
         return self._revision
 
     async def newest(self) -> Newest:
-        """See :meth:`aspenkv.contract.Watch.newest`; no request asks for it yet."""
-        raise UnavailableError("the newest commit of a watch cannot be asked for over the network")
+        """See :meth:`aspenkv.contract.Watch.newest`.
+
+        A server that lives answers at once, so this waits no longer than for a sign of life.
+
+        Raises:
+            ConnectionLostError: no answer came in IDLE_TIMEOUT_S, or the connection broke.
+            ClosedError: the watch was closed, at either end.
+            AspenKvError: what else the server answered, as the failure of the watch.
+        """
+        self._check_open()
+        newest = await self._ask(trio.current_time() + IDLE_TIMEOUT_S)
+        self._check_open()
+        return newest
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         """Iterate over the events."""
@@ -218,8 +237,16 @@ class RemoteWatch:
 
     def _why_ended(self, reset: StreamResetError) -> AspenKvError:
         if self._is_closed:
-            return ClosedError("the watch was closed")
+            return _closed()
         return ConnectionLostError(f"the server gave up the watch: {reset}")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise _closed()
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the watch was closed")
 
 
 def _milliseconds_left(deadline_s: float) -> int:

@@ -15,12 +15,14 @@ from typing import Any, Final
 import trio
 
 from aspenkv.access import Grant
-from aspenkv.contract import Watch
+from aspenkv.contract import Newest, Watch
 from aspenkv.errors import (
     AccessDeniedError,
     AspenKvError,
+    ClosedError,
     ConnectionLostError,
     EngineError,
+    InvalidRequestError,
     ProtocolVersionError,
     UnavailableError,
 )
@@ -50,6 +52,7 @@ from aspenkv.protocol import (
     Keepalive,
     ListTickets,
     OpenWatch,
+    ReadNewest,
     ReadRevision,
     ReadStatus,
     Request,
@@ -79,10 +82,14 @@ Answer = Callable[[RemoteSession, Any], Awaitable[Any]]
 
 
 class _Peer:
-    """What the listener keeps of one connection: its session, once a ticket was accepted."""
+    """What the listener keeps of one connection: its session, once a ticket was accepted.
+
+    ``watches`` are those that are open, by the id of the request that opened each.
+    """
 
     def __init__(self) -> None:
         self.session: RemoteSession | None = None
+        self.watches: dict[int, Watch] = {}
         self.is_welcoming = False
         self.welcomed = trio.Event()
         self.attention = trio.CancelScope()
@@ -137,7 +144,7 @@ class Listener:
             await stream.send(encode_error(NO_REQUEST, error), end=True)
             return
         if isinstance(request, OpenWatch):
-            await self._serve_watch(peer, stream, request)
+            await self._serve_watch(peer, stream, request_id, request)
             return
         self._requests += 1
         try:
@@ -170,7 +177,10 @@ class Listener:
         try:
             session = self._session(peer)
             with session.request(size_bytes) as work:
-                outcome = await _CALLS[type(request)](session, request)
+                if isinstance(request, ReadNewest):
+                    outcome = await _newest(peer, request)
+                else:
+                    outcome = await _CALLS[type(request)](session, request)
                 reply = encode_reply(request_id, request, outcome)
                 if len(reply) > UNCOUNTED_REPLY_BYTES:
                     work.add(len(reply))
@@ -247,17 +257,25 @@ class Listener:
         )
         await stream.send(encode_reply(request_id, hello, reply), end=True)
 
-    async def _serve_watch(self, peer: _Peer, stream: QuicStream, request: OpenWatch) -> None:
+    async def _serve_watch(
+        self, peer: _Peer, stream: QuicStream, request_id: int, request: OpenWatch
+    ) -> None:
         """Send events until the client resets the stream; the driver then cancels this task."""
         try:
             session = self._session(peer)
+            if request_id in peer.watches:
+                raise InvalidRequestError(f"request {request_id} has opened a watch already")
             async with session.watch(
                 request.prefix,
                 request.from_revision,
                 values=request.values,
                 skip_own=request.skip_own,
             ) as watch:
-                await _send_events(watch, stream)
+                peer.watches[request_id] = watch
+                try:
+                    await _send_events(watch, stream)
+                finally:
+                    del peer.watches[request_id]
         except (ConnectionLostError, StreamResetError):
             raise
         except AspenKvError as error:
@@ -306,6 +324,13 @@ def _peer(connection: QuicConnection) -> _Peer:
 def _address(connection: QuicConnection) -> str:
     host, port = connection.peer_address[:2]
     return str(Endpoint(host, port))
+
+
+async def _newest(peer: _Peer, request: ReadNewest) -> Newest:
+    watch = peer.watches.get(request.watch)
+    if watch is None:
+        raise ClosedError("no such watch is open on this connection: it has ended")
+    return await watch.newest()
 
 
 async def _get(session: RemoteSession, request: Get) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import trio
+from trio.testing import assert_no_checkpoints
 
 from aspenkv import limits
 from aspenkv.contract import (
@@ -272,6 +273,102 @@ async def test_skip_own_holds_for_history_too(kv: KeyValue, other: KeyValue) -> 
     async with kv.watch(b"p", 0, skip_own=True) as watch:
         assert await events(watch, 1) == [written(2, b"p2")]
         await silence(watch)
+
+
+async def reach(watch: Watch, revision: int) -> list[WatchEvent]:
+    """Read events until the watch has come to a revision."""
+    iterator = aiter(watch)
+    seen: list[WatchEvent] = []
+    while watch.revision < revision:
+        with trio.fail_after(5):
+            seen.append(await anext(iterator))
+    return seen
+
+
+async def test_newest_is_the_last_commit_that_concerns_the_watch(
+    kv: KeyValue, other: KeyValue
+) -> None:
+    async with kv.watch(b"p", skip_own=True) as others, kv.watch(b"p") as everyones:
+        for watch in (others, everyones):
+            assert (await watch.newest()).revision <= watch.revision == 0
+        revision = await put(kv, b"p1")
+        assert (await others.newest()).revision == 0
+        assert (await everyones.newest()).revision == revision
+        revision = await put(other, b"p2")
+        await put(other, b"elsewhere")
+        assert (await others.newest()).revision == revision
+        assert (await everyones.newest()).revision == revision
+        assert await reach(others, revision) == [written(2, b"p2")]
+        assert (await others.newest()).revision == revision
+
+
+async def test_newest_needs_no_event_to_have_been_read(kv: KeyValue, other: KeyValue) -> None:
+    async with kv.watch(b"p") as watch:
+        for _ in range(50):
+            await put(other, b"p")
+        assert (await watch.newest()).revision == 50
+        assert len(await reach(watch, 50)) == 50
+
+
+async def test_newest_counts_what_is_told_of_the_past(kv: KeyValue, other: KeyValue) -> None:
+    await put(kv, b"p1")
+    await put(other, b"p2")
+    await put(kv, b"p3")
+    await put(kv, b"elsewhere")
+    async with kv.watch(b"p", 0, skip_own=True) as others, kv.watch(b"p", 0) as everyones:
+        assert (await others.newest()).revision == 2
+        assert (await everyones.newest()).revision == 3
+    async with kv.watch(b"p", 3) as watch:
+        assert (await watch.newest()).revision <= watch.revision
+
+
+async def test_what_is_answered_before_newest_is_asked_is_told_by_its_revision(
+    kv: KeyValue, other: KeyValue
+) -> None:
+    """Two clients write while a third asks and reads, each as fast as it can."""
+    answered: set[int] = set()
+    told: set[int] = set()
+
+    async def write(writer: KeyValue) -> None:
+        for _ in range(40):
+            answered.add(await put(writer, b"p"))
+            await put(writer, b"elsewhere")
+
+    async with kv.watch(b"p") as watch, trio.open_nursery() as nursery:
+        for writer in (kv, other):
+            nursery.start_soon(write, writer)
+        while len(told) < 80:
+            before = frozenset(answered)
+            newest = await watch.newest()
+            told.update(event.revision for event in await reach(watch, newest.revision))
+            assert before <= told
+            await trio.lowlevel.checkpoint()
+
+
+async def test_newest_of_a_direct_client_does_not_let_others_run(service: Service) -> None:
+    async with service.connect().watch(b"p") as watch:
+        with assert_no_checkpoints():
+            await watch.newest()
+
+
+async def test_newest_fails_as_the_watch_did(service: Service) -> None:
+    kv = service.connect()
+    async with kv.watch(b"p") as watch:
+        for _ in range(limits.WATCH_BACKLOG_EVENTS_MAX + 1):
+            await put(kv, b"p")
+        with pytest.raises(WatchGapError):
+            await watch.newest()
+    async with kv.watch(b"p") as watch:
+        service.close()
+        with pytest.raises(ClosedError):
+            await watch.newest()
+
+
+async def test_a_closed_watch_knows_no_newest_commit(kv: KeyValue) -> None:
+    async with kv.watch(b"p") as watch:
+        pass
+    with pytest.raises(ClosedError):
+        await watch.newest()
 
 
 @pytest.mark.parametrize("size", [3, 80_000])

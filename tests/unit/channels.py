@@ -13,9 +13,9 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
-from aspenkv.contract import Watch, WatchEvent
+from aspenkv.contract import Newest, Watch, WatchEvent
 from aspenkv.errors import ConnectionLostError, UnavailableError
-from aspenkv.protocol import Bye, HelloReply, OpenWatch, Request
+from aspenkv.protocol import Bye, HelloReply, OpenWatch, ReadNewest, Request
 from aspenkv.tickets import Endpoint
 
 Answer = Callable[["FakeChannel", Request], Awaitable[Any]]
@@ -160,6 +160,10 @@ class FakeWatch:
         self._channel = channel
         self._events = events
         self.revision = 0
+
+    async def newest(self) -> Newest:
+        newest: Newest = await self._channel.call(ReadNewest(1), trio.current_time() + 30)
+        return newest
 
     def __aiter__(self) -> AsyncIterator[WatchEvent]:
         return self

@@ -26,7 +26,7 @@ from aspenfs.limits import (
     POOL_WAITING_MAX,
 )
 from aspenfs.pool import Pool, open_pool
-from aspenkv.contract import WatchEvent
+from aspenkv.contract import Newest, Watch, WatchEvent
 from aspenkv.errors import (
     AspenKvError,
     BusyError,
@@ -39,7 +39,7 @@ from aspenkv.errors import (
     UnavailableError,
     WatchGapError,
 )
-from aspenkv.protocol import Bye, Get, HelloReply, OpenWatch, ReadRevision, Request
+from aspenkv.protocol import Bye, Get, HelloReply, OpenWatch, ReadNewest, ReadRevision, Request
 from aspenkv.tickets import Endpoint
 from tests.unit.channels import HELLO, FakeChannel, FakeServer, Network
 
@@ -597,6 +597,59 @@ async def test_a_watch_whose_connection_is_lost_says_so(clock: MockClock) -> Non
             with pytest.raises(UnavailableError):
                 await anext(aiter(watch))
         assert len(network.open_channels) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (ConnectionLostError("gone"), UnavailableError),
+        (ClosedError("the watch has ended"), UnavailableError),
+        (BusyError("too many requests"), UnavailableError),
+        (WatchGapError("too slow"), WatchGapError),
+    ],
+)
+async def test_a_watch_that_cannot_say_what_is_newest_says_why(
+    clock: MockClock, failure: Exception, error: type[AspenKvError]
+) -> None:
+    async with pooled(clock) as (pool, network):
+        _send, receive = trio.open_memory_channel[Any](1)
+
+        async def answer(_channel: FakeChannel, request: Request) -> object:
+            if isinstance(request, ReadNewest):
+                raise failure
+            return receive
+
+        network.server.answer = answer
+        async with pool.watch(WATCH, trio.current_time() + 30) as watch:
+            with pytest.raises(error):
+                await watch.newest()
+
+
+async def test_a_watch_says_what_is_newest_until_its_block_ends(clock: MockClock) -> None:
+    async with pooled(clock) as (pool, network), trio.open_nursery() as nursery:
+        _send, receive = trio.open_memory_channel[Any](1)
+        asked, go_on = trio.Event(), trio.Event()
+
+        async def answer(_channel: FakeChannel, request: Request) -> object:
+            if not isinstance(request, ReadNewest):
+                return receive
+            if asked.is_set():
+                await go_on.wait()
+                raise ClosedError("the watch was closed")
+            asked.set()
+            return Newest(7, 0.5)
+
+        async def ask(watch: Watch) -> None:
+            with pytest.raises(ClosedError):
+                await watch.newest()
+
+        network.server.answer = answer
+        async with pool.watch(WATCH, trio.current_time() + 30) as watch:
+            assert await watch.newest() == Newest(7, 0.5)
+            nursery.start_soon(ask, watch)
+            await wait_all_tasks_blocked()
+        await ask(watch)
+        go_on.set()
 
 
 async def test_a_watch_that_cannot_be_opened_counts_as_ended(clock: MockClock) -> None:

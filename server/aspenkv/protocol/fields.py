@@ -50,6 +50,10 @@ def _is_finite_or_none(value: float | None) -> bool:
     return value is None or math.isfinite(value)
 
 
+def _is_span(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
 def _is_i64(value: int) -> bool:
     return value <= COUNTER_MAX
 
@@ -69,6 +73,7 @@ U64: Final = Field("an unsigned integer", int, holds=(0).__le__)
 I64: Final = Field("a signed 64-bit integer", int, holds=_is_i64)
 OPTIONAL_U64: Final = Field("an unsigned integer or nil", int, NoneType, holds=_is_natural_or_none)
 REAL: Final = Field("a finite number", float, int, holds=math.isfinite)
+SPAN_S: Final = Field("a finite number of seconds, at least 0", float, int, holds=_is_span)
 OPTIONAL_REAL: Final = Field(
     "a finite number or nil", float, int, NoneType, holds=_is_finite_or_none
 )

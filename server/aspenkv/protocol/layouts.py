@@ -10,6 +10,7 @@ from typing import Any, Final
 from aspenkv.contract import (
     CommitResult,
     CreatedTicket,
+    Newest,
     Record,
     SessionStatus,
     TicketInfo,
@@ -24,6 +25,7 @@ from aspenkv.protocol.fields import (
     OPTIONAL_REAL,
     OPTIONAL_U64,
     REAL,
+    SPAN_S,
     TEXT,
     U64,
     Row,
@@ -39,6 +41,7 @@ from aspenkv.protocol.messages import (
     Keepalive,
     ListTickets,
     OpenWatch,
+    ReadNewest,
     ReadRevision,
     ReadStatus,
     Revoke,
@@ -66,6 +69,7 @@ KINDS: Final[dict[type, int]] = {
     CreateTicket: 13,
     ListTickets: 14,
     RevokeTicket: 15,
+    ReadNewest: 16,
 }
 
 # All requests but those whose number of fields varies: Get and Commit.
@@ -102,6 +106,7 @@ REQUEST_ROWS: Final[dict[int, Row[Any]]] = {
     ),
     KINDS[ListTickets]: Row(ListTickets),
     KINDS[RevokeTicket]: Row(RevokeTicket, ticket_id=BYTES_16),
+    KINDS[ReadNewest]: Row(ReadNewest, watch=U64),
 }
 
 HELLO_REPLY: Final = Row(
@@ -119,6 +124,7 @@ HELLO_REPLY: Final = Row(
 FOUND: Final = Row(Versioned, value=OPTIONAL_BYTES, revision=U64)
 RECORD: Final = Row(Record, key=BYTES, value=BYTES, revision=U64)
 COMMIT_RESULT: Final = Row(CommitResult, revision=U64, failed_check=OPTIONAL_U64)
+NEWEST: Final = Row(Newest, revision=U64, alone_s=SPAN_S)
 SESSION_STATUS: Final = Row(
     SessionStatus, client=TEXT, address=TEXT, connections=U64, can_write=BOOL
 )

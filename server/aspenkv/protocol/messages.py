@@ -13,6 +13,7 @@ from aspenkv.contract import (
     Check,
     CommitResult,
     CreatedTicket,
+    Newest,
     Op,
     ScanPage,
     SlotUse,
@@ -80,6 +81,15 @@ class OpenWatch(NamedTuple):
     from_revision: int | None
     values: bool
     skip_own: bool
+
+
+class ReadNewest(NamedTuple):
+    """See :meth:`aspenkv.contract.Watch.newest`.
+
+    ``watch`` is the request id by which the watch was opened, on the same connection.
+    """
+
+    watch: int
 
 
 class GrantLease(NamedTuple):
@@ -155,6 +165,7 @@ Request = (
     | CreateTicket
     | ListTickets
     | RevokeTicket
+    | ReadNewest
 )
 
 
@@ -193,6 +204,7 @@ Reply = (
     | Status
     | CreatedTicket
     | list[TicketInfo]
+    | Newest
     | int
     | None
 )

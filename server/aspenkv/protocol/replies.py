@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
-from aspenkv.contract import ABSENT, CommitResult, Record, ScanPage, Status, TicketInfo, Versioned
+from aspenkv.contract import (
+    ABSENT,
+    CommitResult,
+    Newest,
+    Record,
+    ScanPage,
+    Status,
+    TicketInfo,
+    Versioned,
+)
 from aspenkv.errors import (
     AspenKvError,
     InvalidRequestError,
@@ -25,6 +34,7 @@ from aspenkv.protocol.layouts import (
     CREATED_TICKET,
     FOUND,
     HELLO_REPLY,
+    NEWEST,
     RECORD,
     SESSION_STATUS,
     TICKET_INFO,
@@ -39,6 +49,7 @@ from aspenkv.protocol.messages import (
     HelloReply,
     Keepalive,
     ListTickets,
+    ReadNewest,
     ReadRevision,
     ReadStatus,
     Reply,
@@ -268,6 +279,10 @@ def _created_from_fields(fields: _Fields, _request: CreateTicket) -> Reply:
     return CREATED_TICKET.read(fields)
 
 
+def _newest_from_fields(fields: _Fields, _request: ReadNewest) -> Newest:
+    return NEWEST.read(fields)
+
+
 def _tickets_to_fields(reply: Sequence[TicketInfo]) -> Iterable[object]:
     return chain.from_iterable(reply)
 
@@ -294,4 +309,5 @@ _CODECS: Final[dict[type, _Codec]] = {
     CreateTicket: _Codec(_itself, _created_from_fields),
     ListTickets: _Codec(_tickets_to_fields, _tickets_from_fields),
     RevokeTicket: _NOTHING,
+    ReadNewest: _Codec(_itself, _newest_from_fields),
 }

@@ -72,19 +72,26 @@ class RawClient:
         return reply
 
     async def watch(
-        self, prefix: bytes = b"", from_revision: int | None = None, *, values: bool = False
+        self,
+        prefix: bytes = b"",
+        from_revision: int | None = None,
+        *,
+        values: bool = False,
+        request_id: int | None = None,
     ) -> RawWatch:
+        request_id = next(self._ids) if request_id is None else request_id
         request = OpenWatch(prefix, from_revision, values, skip_own=False)
         stream = await self.connection.open_stream()
-        await stream.send(encode_request(next(self._ids), _DEADLINE_MS, request), end=True)
-        return RawWatch(stream)
+        await stream.send(encode_request(request_id, _DEADLINE_MS, request), end=True)
+        return RawWatch(stream, request_id)
 
 
 class RawWatch:
     """A watch that may be read or not."""
 
-    def __init__(self, stream: QuicStream) -> None:
+    def __init__(self, stream: QuicStream, request_id: int) -> None:
         self.stream = stream
+        self.request_id = request_id
         self._decoder = WatchDecoder()
         self._messages: deque[WatchMessage] = deque()
 

@@ -13,6 +13,7 @@ from aspenkv.contract import (
     CreatedTicket,
     Delete,
     DeleteRange,
+    Newest,
     Patch,
     Put,
     RangeEmpty,
@@ -38,6 +39,7 @@ from aspenkv.protocol import (
     Keepalive,
     ListTickets,
     OpenWatch,
+    ReadNewest,
     ReadRevision,
     ReadStatus,
     Revoke,
@@ -50,6 +52,7 @@ from aspenkv.protocol import (
 U64 = st.integers(0, 2**64 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
 REAL = st.floats(allow_nan=False, allow_infinity=False)
+SPANS = st.floats(0, allow_nan=False, allow_infinity=False)
 BYTES = st.binary(max_size=300)
 BYTES_16 = st.binary(min_size=16, max_size=16)
 BYTES_32 = st.binary(min_size=32, max_size=32)
@@ -141,6 +144,7 @@ CALLS: st.SearchStrategy[tuple[Any, Any]] = (
     | st.tuples(_CREATES, st.builds(CreatedTicket, BYTES_16, BYTES_32))
     | st.tuples(st.just(ListTickets()), st.lists(TICKETS, max_size=4))
     | st.tuples(st.builds(RevokeTicket, BYTES_16), st.none())
+    | st.tuples(st.builds(ReadNewest, U64), st.builds(Newest, U64, SPANS))
 )
 """A request that is answered by one frame, and a reply that it may get."""
 

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from aspenkv import limits
-from aspenkv.contract import CreatedTicket, Put, WatchEvent
+from aspenkv.contract import CreatedTicket, Newest, Put, Watch, WatchEvent
 from aspenkv.dial import Channel, dial
 from aspenkv.errors import (
     AccessDeniedError,
@@ -449,6 +449,46 @@ async def test_what_ends_a_watch_is_raised_after_the_events_that_came_with_it(
         for _ in range(2):
             with pytest.raises(error):
                 await anext(events)
+
+
+async def test_a_server_that_does_not_say_what_is_newest_is_not_waited_for(
+    stranger: Stranger,
+) -> None:
+    stranger.answer = watching(OPENED, end=False)
+    async with stranger.dial() as channel, channel.watch(WATCH, in_s(1)) as watch:
+
+        async def answer(*_: object) -> None:
+            await trio.sleep_forever()
+
+        stranger.answer = answer
+        began_at = trio.current_time()
+        with pytest.raises(ConnectionLostError):
+            await watch.newest()
+        assert trio.current_time() - began_at == pytest.approx(limits.IDLE_TIMEOUT_S, abs=0.01)
+
+
+async def test_what_is_newest_is_not_told_of_a_watch_that_was_closed_meanwhile(
+    stranger: Stranger,
+) -> None:
+    stranger.answer = watching(OPENED, end=False)
+    asked, go_on = trio.Event(), trio.Event()
+
+    async def answer(_connection: QuicConnection, stream: QuicStream, frame: bytes) -> None:
+        request_id, _, request = decode_request(frame)
+        asked.set()
+        await go_on.wait()
+        await stream.send(encode_reply(request_id, request, Newest(7, 0.0)), end=True)
+
+    async def ask(watch: Watch) -> None:
+        with pytest.raises(ClosedError):
+            await watch.newest()
+
+    async with stranger.dial() as channel, trio.open_nursery() as nursery:
+        async with channel.watch(WATCH, in_s(1)) as watch:
+            stranger.answer = answer
+            nursery.start_soon(ask, watch)
+            await asked.wait()
+        go_on.set()
 
 
 async def test_a_watch_that_the_server_gives_up_is_lost(stranger: Stranger) -> None:

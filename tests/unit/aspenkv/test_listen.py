@@ -29,6 +29,7 @@ from aspenkv.protocol import (
     Commit,
     Get,
     Hello,
+    ReadNewest,
     ReadRevision,
     ReadStatus,
     Sync,
@@ -361,6 +362,34 @@ async def test_a_watch_that_is_refused_says_why(host: Host) -> None:
                 await (await client.watch(prefix)).read(1)
         with pytest.raises(WatchGapError):
             await (await client.watch(b"fs:a:", 99)).read(1)
+
+
+async def test_the_newest_commit_is_that_of_the_watch_asked_about(host: Host) -> None:
+    kv = host.service.connect()
+    async with host.enter() as client, host.enter() as stranger:
+        a, b = await client.watch(b"fs:a:"), await client.watch(b"fs:b:")
+        await a.read(1)
+        await b.read(1)
+        await kv.commit([], [Put(b"fs:a:1", b"")])
+        await kv.commit([], [Put(b"fs:b:1", b"")])
+        assert (await client.ask(ReadNewest(a.request_id))).revision == 1
+        assert (await client.ask(ReadNewest(b.request_id))).revision == 2
+        for asking, number in ((client, 99), (stranger, a.request_id)):
+            with pytest.raises(ClosedError, match="no such watch"):
+                await asking.ask(ReadNewest(number))
+        a.stream.reset(NO_ERROR)
+        await trio.sleep(1)
+        with pytest.raises(ClosedError, match="no such watch"):
+            await client.ask(ReadNewest(a.request_id))
+
+
+async def test_two_watches_of_one_number_cannot_be_told_apart(host: Host) -> None:
+    async with host.enter() as client:
+        first = await client.watch(b"fs:a:")
+        await first.read(1)
+        with pytest.raises(InvalidRequestError, match="has opened a watch"):
+            await (await client.watch(b"fs:b:", request_id=first.request_id)).read(1)
+        assert (await client.ask(ReadNewest(first.request_id))).revision == 0
 
 
 @pytest.mark.logs("a request was not answered")

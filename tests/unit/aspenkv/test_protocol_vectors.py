@@ -111,6 +111,7 @@ REPLY_OF: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "Scan": page_of,
     "Commit": lambda example: make(contract.CommitResult, example["fields"]),
     "ReadStatus": lambda example: status_of(example["fields"]),
+    "ReadNewest": lambda example: contract.Newest(**example["fields"]),
     "CreateTicket": lambda example: contract.CreatedTicket(**example["fields"]),
     "ListTickets": lambda example: [make(contract.TicketInfo, each) for each in example["tickets"]],
 }
