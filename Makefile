@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 # How long `make fuzz` takes for each target, or if given, for all of them together.
 SECONDS ?= 60
 TOTAL ?=
+# How many histories `make history` records and checks.
+SEEDS ?= 200
 # What `make test` hands to pytest, `make bench` to the benchmark, `make mount` to aspenfs.
 ARGS ?=
 
@@ -93,6 +95,10 @@ verify: check test ## All that a change must pass
 .PHONY: fuzz
 fuzz: $(VENV)/.fuzz ## Fuzz all that reads foreign bytes, SECONDS=60 each or TOTAL=600; ARGS="request" only one
 	@$(BIN)/python -m fuzz $(if $(TOTAL),--total "$(TOTAL)",--seconds "$(SECONDS)") $(ARGS)
+
+.PHONY: history
+history: $(VENV)/.dev ## Check SEEDS=200 histories of three mounts used at once
+	@$(BIN)/python -m tests.history --seeds "$(SEEDS)" $(ARGS)
 
 .PHONY: posix
 posix: $(VENV)/.posix ## Run the POSIX suite pjdfstest on a mount: SUITE=its checkout, as root
