@@ -69,7 +69,7 @@ class Admission:
         self.budget = Budget(SERVER_REQUESTS_MAX, SERVER_BYTES_MAX)
 
     async def load(self) -> None:
-        """Load tickets and sessions.
+        """Load tickets and sessions, and keep what the latter may have been promised last.
 
         Raises:
             EngineError: the engine cannot be read.
@@ -80,6 +80,10 @@ class Admission:
             await self._store.server_records(SLOT_PREFIX),
             trio.current_time(),
         )
+        for session in self.sessions:
+            ticket = self._tickets.get(session.ticket_id)
+            if ticket is not None:  # else its client is not served any more
+                self._store.assume_delegation(session, ticket.grant.prefix)
 
     async def run(self) -> None:
         """End the sessions of expired tickets, and remove those that are over, until closed."""

@@ -137,8 +137,8 @@ class Newest(NamedTuple):
     ``revision`` is that of the newest commit which the watch hands out or has handed out; if there
     was none since it opened, one that it has already reached. ``alone_s`` is a delegation: for so
     many seconds, counted from the call, no other client's commit below the watch's prefix will be
-    carried out. 0: none is granted. Commits of the server itself, as of a lapsed lease, do not
-    count as another client's.
+    carried out. 0: none is granted. Commits of the server itself, as at the end of a lease, do not
+    count as another client's; nor does the time count in which a suspended machine's clock stands.
     """
 
     revision: int

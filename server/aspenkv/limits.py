@@ -29,6 +29,12 @@ HISTORY_CHANGES_MAX: Final = 65536
 HISTORY_BYTES_MAX: Final = 16 * 1024 * 1024  # of keys; history keeps no values
 WATCH_BACKLOG_BYTES_MAX: Final = 8 * 1024 * 1024  # of values, in a watch that asked for them
 
+# Long enough to save almost every question of a client that is alone, and short enough for
+# another's first commit to wait it out.
+DELEGATION_S: Final = 1.0
+DELEGATION_SLACK_S: Final = 0.005  # kept longer, as clocks drift apart; NTP slews by 0.05 %
+DELEGATION_QUIET_S: Final = 10.0  # since another client's last commit, before one is held up
+
 LEASES_MAX: Final = 4096
 LEASES_PER_PREFIX_MAX: Final = 1024  # so that one volume leaves some to the others
 LEASE_KEYS_MAX: Final = 65536  # on all leases of a server together

@@ -37,7 +37,7 @@ from aspenkv.limits import GET_BYTES_MAX, SESSION_WATCHES_MAX
 from aspenkv.sessions import Budget, ClientSession
 from aspenkv.slots import Answer, Step
 from aspenkv.store import Store
-from aspenkv.watches import NOBODY
+from aspenkv.watches import Watcher
 
 
 class Work:
@@ -135,6 +135,7 @@ class RemoteSession:
 
     async def end(self) -> None:
         """End the session, at its client's wish, on all of its connections."""
+        self._store.give_back_delegations(self._session)
         await self._admission.end(self._session)
 
     async def get(self, keys: Sequence[bytes], *, bulk: bool = False) -> list[Versioned | None]:
@@ -201,10 +202,8 @@ class RemoteSession:
         self._access.check_watch(prefix)
         if len(session.watches) >= SESSION_WATCHES_MAX:
             raise TooManyError(f"{SESSION_WATCHES_MAX} watches of yours are open: close some")
-        skipped = session if skip_own else NOBODY
-        async with self._store.watch(
-            prefix, from_revision, values=values, skipped=skipped
-        ) as watch:
+        watcher = Watcher(session, values, skip_own, may_be_alone=self.grant.can_write)
+        async with self._store.watch(prefix, from_revision, watcher) as watch:
             session.watches.add(watch.fail)
             try:
                 yield watch

@@ -28,7 +28,7 @@ from aspenkv.identity import ServerIdentity
 from aspenkv.leases import LeaseTerms
 from aspenkv.remote import RemoteSession
 from aspenkv.store import EVERYTHING, Store
-from aspenkv.watches import NOBODY
+from aspenkv.watches import Watcher
 
 __all__ = ["RemoteSession", "Service", "ServiceClient"]
 
@@ -211,9 +211,7 @@ class ServiceClient:
         skip_own: bool = False,
     ) -> AbstractAsyncContextManager[Watch]:
         """See :meth:`aspenkv.contract.KeyValue.watch`."""
-        return self._store.watch(
-            prefix, from_revision, values=values, skipped=self if skip_own else NOBODY
-        )
+        return self._store.watch(prefix, from_revision, Watcher(self, values, skip_own))
 
     async def lease(self, ttl_s: float) -> int:
         """See :meth:`aspenkv.contract.KeyValue.lease`."""

@@ -21,6 +21,7 @@ from aspenkv.contract import (
     Status,
     Versioned,
 )
+from aspenkv.delegations import SERVER, Delegations, Origin
 from aspenkv.engine import NO_SERVER_RECORDS, Engine, ServerRecords
 from aspenkv.errors import ClosedError, EngineError
 from aspenkv.leases import (
@@ -38,12 +39,9 @@ from aspenkv.limits import (
     LEASE_REMOVAL_RETRY_S,
     SCAN_ENTRIES_MAX,
 )
-from aspenkv.watches import Origin, PrefixWatch, WatchHub
+from aspenkv.watches import PrefixWatch, Watcher, WatchHub
 
 _log = logging.getLogger(__name__)
-
-_SERVER: Final[Origin] = object()
-"""The origin of the commits that the server makes itself."""
 
 EVERYTHING: Final = b""
 """The prefix of a client that may touch all keys."""
@@ -56,20 +54,27 @@ class Store:
     """Serves one engine to any number of clients, whatever their rights.
 
     Commits run one at a time: inline while nobody else commits and the engine need not wait, else
-    under ``_committing``. A commit, its leases and its watch events change together, with no
+    under ``_committing``. One that another client's delegation stands against waits before that, so
+    that it holds up nobody else. A commit, its leases and its watch events change together, with no
     checkpoint between, so nobody sees one without the others.
     """
 
-    def __init__(self, engine: Engine, members: Sequence[str]) -> None:
-        """Serve ``engine``; :meth:`load` comes first, and before any commit :meth:`start`."""
+    def __init__(self, engine: Engine, members: Sequence[str], *, is_sole: bool = True) -> None:
+        """Serve ``engine``; :meth:`load` comes first, and before any commit :meth:`start`.
+
+        ``is_sole`` says that no other process serves the same data: only then can it be promised
+        to a client that nobody else commits.
+        """
         self.started_revision = engine.revision()
         self._engine = engine
         self._members = tuple(members)
         self._committing = trio.Lock()
         self._leases = LeaseTable()
         self._lease_granted = trio.Event()
-        self._hub = WatchHub(self.started_revision)
+        self._delegations = Delegations(are_granted=is_sole)
+        self._hub = WatchHub(self.started_revision, self._delegations)
         self._closed = False
+        self._closing = trio.Event()
 
     async def load(self) -> None:
         """Load the leases.
@@ -106,6 +111,7 @@ class Store:
     def close(self) -> None:
         """Refuse all further calls and end all watches."""
         self._closed = True
+        self._closing.set()
         self._hub.close()
 
     def check_open(self) -> None:
@@ -164,32 +170,50 @@ class Store:
         if self._closed:
             raise _closed()
         size_bytes, names_lease = validation.check_commit(checks, ops)
-        if size_bytes <= INLINE_COMMIT_BYTES_MAX and not self._committing.locked():
+        wait_until_s = self._delegations.wait_until_s(origin, ops, trio.current_time())
+        if wait_until_s is not None:
+            self._hub.disturb(origin, ops)
+        elif size_bytes <= INLINE_COMMIT_BYTES_MAX and not self._committing.locked():
             touched = self._touched(ops, prefix, names_lease=names_lease)
             records = self._records(ops, touched, receipt)
             result = self._engine.commit_nowait(checks, ops, records)
             if result is not None:
                 self._committed(result, ops, touched, origin)
                 return result
-        async with self._committing:
-            if self._closed:
-                raise _closed()
-            touched = self._touched(ops, prefix, names_lease=names_lease)
-            records = self._records(ops, touched, receipt)
-            result = await self._engine.commit(checks, ops, records)
-            self._committed(result, ops, touched, origin)
+        with self._delegations.announced(origin, ops):
+            if wait_until_s is not None:
+                with trio.move_on_at(wait_until_s):
+                    await self._closing.wait()
+            async with self._committing:
+                if self._closed:
+                    raise _closed()
+                touched = self._touched(ops, prefix, names_lease=names_lease)
+                records = self._records(ops, touched, receipt)
+                result = await self._engine.commit(checks, ops, records)
+                self._committed(result, ops, touched, origin)
         return result
 
     @asynccontextmanager
     async def watch(
-        self, prefix: bytes, from_revision: int | None, *, values: bool, skipped: Origin
+        self, prefix: bytes, from_revision: int | None, watcher: Watcher
     ) -> AsyncIterator[PrefixWatch]:
         """See :meth:`aspenkv.contract.KeyValue.watch`."""
         if self._closed:
             raise _closed()
         validation.check_range(prefix, prefix)
-        with self._hub.open(prefix, from_revision, values=values, skipped=skipped) as watch:
+        with self._hub.open(prefix, from_revision, watcher) as watch:
             yield watch
+
+    def assume_delegation(self, origin: Origin, prefix: bytes) -> None:
+        """Keep what the process before this may have promised to a client just before it ended.
+
+        It may have been killed, and its clients need not have noticed yet.
+        """
+        self._delegations.assume(origin, prefix, trio.current_time())
+
+    def give_back_delegations(self, origin: Origin) -> None:
+        """Forget what was promised to a client that has come to its end."""
+        self._delegations.give_back(origin)
 
     async def grant(self, terms: LeaseTerms) -> int:
         """Store a new lease and return its number; see :meth:`aspenkv.contract.KeyValue.lease`."""
@@ -300,7 +324,7 @@ class Store:
             ops = [Delete(key) for lease in leases for key in sorted(lease.keys)]
             result = await self._engine.commit((), ops, removal_records(leases))
             self._leases.remove(leases)
-            self._committed(result, ops, {}, _SERVER)
+            self._committed(result, ops, {}, SERVER)
 
 
 def _closed() -> ClosedError:
