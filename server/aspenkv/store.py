@@ -170,7 +170,9 @@ class Store:
         if self._closed:
             raise _closed()
         size_bytes, names_lease = validation.check_commit(checks, ops)
-        wait_until_s = self._delegations.wait_until_s(origin, ops, trio.current_time())
+        wait_until_s: float | None = None
+        if self._delegations.stand_against(origin):
+            wait_until_s = self._delegations.wait_until_s(origin, ops, trio.current_time())
         if wait_until_s is not None:
             self._hub.disturb(origin, ops)
         elif size_bytes <= INLINE_COMMIT_BYTES_MAX and not self._committing.locked():

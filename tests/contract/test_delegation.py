@@ -210,7 +210,11 @@ async def test_a_commit_that_is_given_up_while_it_waits_is_not_done(
 async def test_who_holds_a_delegation_cannot_keep_others_waiting_by_renewing_it(
     kv: KeyValue, other: KeyValue, clock: MockClock
 ) -> None:
-    async with kv.watch(b"p") as watch, trio.open_nursery() as nursery:
+    async with (
+        kv.watch(b"p") as watch,
+        kv.watch(b"elsewhere") as elsewhere,
+        trio.open_nursery() as nursery,
+    ):
         await alone_s(watch)
         commits = Commits(nursery)
         for size in (0, 200_000):
@@ -218,6 +222,7 @@ async def test_who_holds_a_delegation_cannot_keep_others_waiting_by_renewing_it(
         for _ in range(9):
             await pass_time(clock, DELEGATION_S / 8)
             assert await alone_s(watch) == 0
+            assert await alone_s(elsewhere) == DELEGATION_S
         await commits.done.wait()
 
 

@@ -40,6 +40,13 @@ def test_the_holder_and_who_commits_elsewhere_do_not_wait(table: Delegations) ->
     assert table.wait_until_s("b", [], 100.0) is None
 
 
+def test_a_look_tells_who_need_not_wait(table: Delegations) -> None:
+    assert not table.stand_against("a")
+    table.grant("a", b"p", 100.0)
+    assert not table.stand_against("a")
+    assert table.stand_against("b")
+
+
 def test_a_commit_waits_for_the_last_promise_that_it_would_break(table: Delegations) -> None:
     table.grant("a", b"p", 100.0)
     table.grant("b", b"p1", 100.5)
