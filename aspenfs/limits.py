@@ -144,6 +144,10 @@ CONTROL_STORE_S: Final = 3.0  # then a status goes without what the store would 
 CONTROL_ANSWER_S: Final = 300.0  # a sync may have all that is dirty to write
 INFO_CHUNKS_NAMED_MAX: Final = 64  # chunks that `aspenfs info` lists one by one
 
+FEED_NAMES_MAX: Final = 2**18  # that one `aspenfs watch` knows, at about half a KiB each
+FEED_BACKLOG_EVENTS_MAX: Final = 8192  # commits that wait while it prints, or reads names
+FEED_WRITES_S: Final = 1.0  # in which further writes of one file are told as one
+
 assert CHUNK_BYTES <= kv_limits.VALUE_BYTES_MAX, "a chunk is one value"
 assert INLINE_BYTES_MAX <= CHUNK_BYTES, "a file leaves its inode before it needs a second chunk"
 assert (
