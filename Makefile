@@ -19,7 +19,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 # --- set-up ----------------------------------------------------------------------------------------
 
@@ -111,6 +111,10 @@ bench: $(VENV)/.bench ## Measure against peers; ARGS="--help" shows the options
 .PHONY: bench-net
 bench-net: $(VENV)/.run ## Measure each layer of the network beside the one below it
 	@$(BIN)/python -m bench.net $(ARGS)
+
+.PHONY: bench-coherence
+bench-coherence: $(VENV)/.run ## Measure how soon one mount shows what another did; ARGS="--help"
+	@$(BIN)/python -m bench.coherence $(ARGS)
 
 # --- change ----------------------------------------------------------------------------------------
 
