@@ -126,6 +126,7 @@ FUSE_FAR_TASKS_MAX: Final = 128  # of a networked mount: what waits for a server
 FUSE_IDLE_TASKS_MAX: Final = 8
 GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn
+FUSE_LOCK_WAITERS_MAX: Final = 4096  # each is a task and a caller asleep in the kernel; then ENOLCK
 KERNEL_READAHEAD_KIB: Final = 4096  # four requests of 1 MiB: some are read while one is answered
 KERNEL_ENTRY_TIMEOUT_S: Final = 3600.0  # the watch drops the kernel's copies long before
 KERNEL_ATTR_TIMEOUT_S: Final = 3600.0

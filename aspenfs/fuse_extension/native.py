@@ -1,0 +1,74 @@
+"""Loads the compiled part in the way that makes pyfuse3 find its functions before libfuse's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+if TYPE_CHECKING:
+    from aspenfs.fuse_extension._native import Request
+
+_MODULE: Final = "aspenfs.fuse_extension._native"
+
+
+class Native(Protocol):
+    """The module ``_native``; extension.h and module.c describe it."""
+
+    LIBFUSE_VERSION: str
+    CAP_DONT_MASK: int
+
+    def arm(
+        self,
+        *,
+        receiver: Callable[[Request], None],
+        interrupted: Callable[[int], None],
+        operations: Sequence[str],
+        want: int,
+        do_not_want: int,
+        max_background: int,
+        congestion_threshold: int,
+        kill_privileges: bool,
+    ) -> None:
+        """Extend the next session that pyfuse3 makes."""
+        ...
+
+    def disarm(self) -> None:
+        """Leave later sessions as they are, and call Python no more."""
+        ...
+
+    def is_extended(self) -> bool:
+        """Return whether a session is served that the extension has a part in."""
+        ...
+
+    def last_request(self) -> tuple[int, int, int]:
+        """Return unique, flags and lock owner of the request that was read last."""
+        ...
+
+
+def load(
+    import_module: Callable[[str], ModuleType] = importlib.import_module,
+) -> tuple[Native | None, str]:
+    """Load the compiled part.
+
+    RTLD_GLOBAL puts its symbols into the scope that all objects loaded later are searched in first;
+    see "Symbol relocation" in dlopen(3). If pyfuse3 is there already and its symbols are bound,
+    :meth:`Native.is_extended` will tell.
+
+    Returns:
+        The module, or None and why it is missing.
+    """
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(flags | os.RTLD_GLOBAL)
+    try:
+        return cast("Native", import_module(_MODULE)), ""
+    except ImportError as error:
+        return None, str(error)
+    finally:
+        sys.setdlopenflags(flags)
+
+
+NATIVE, WHY_MISSING = load()
