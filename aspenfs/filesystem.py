@@ -19,6 +19,7 @@ import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import trio
@@ -27,14 +28,16 @@ from aspenfs import limits
 from aspenfs.attributes import AttributeSetter
 from aspenfs.cache import Caches, CacheStatistics
 from aspenfs.chunk_reader import ChunkReader
+from aspenfs.coherence import Coherence
 from aspenfs.data import Data, DataStatistics
 from aspenfs.errors import AspenError, FilesystemError
 from aspenfs.file_content import FileContent
-from aspenfs.handles import HandleTable, LookupCounts
+from aspenfs.handles import HandleTable
 from aspenfs.inodes import Inodes
-from aspenfs.keys import Keys
+from aspenfs.keys import Keys, ParsedKey
+from aspenfs.known_inodes import KnownInodes, Name
 from aspenfs.metadata import Superblock
-from aspenfs.namespace import Found, Namespace, Removed
+from aspenfs.namespace import RENAME_EXCHANGE, Found, Namespace, Removed
 from aspenfs.nodes import Node, attributes
 from aspenfs.open_directory import OpenDirectory
 from aspenfs.orphans import Orphans
@@ -44,6 +47,7 @@ from aspenfs.types import (
     AttributeChanges,
     Attributes,
     Clock,
+    CoherenceLevel,
     Context,
     DirectoryEntry,
     FileHandle,
@@ -94,6 +98,7 @@ class Filesystem:
         nursery: trio.Nursery,
         clock: Clock,
         *,
+        coherence: CoherenceLevel,
         readahead: bool,
         timeout_s: float,
     ) -> None:
@@ -106,9 +111,12 @@ class Filesystem:
         self._transactions = transactions
         self._watcher = watcher
         self._handles: HandleTable[object] = HandleTable()
-        self._lookup_counts = LookupCounts()
+        self._known = KnownInodes()
         self._removed: dict[Ino, Attributes] = {}
         self._inodes = Inodes(kv, keys, caches, looks_ahead=readahead)
+        self._coherence = Coherence(coherence, watcher, self._inodes, self._known, clock.monotonic)
+        self._listener: Listener | None = None
+        watcher.listen(self._changed_by_others)
         now_ns = clock.now_ns
         self._attributes = AttributeSetter(keys, self._inodes, transactions, now_ns)
         self._data = Data(
@@ -131,9 +139,10 @@ class Filesystem:
     def _seen(self, ino: Ino, node: Node) -> Attributes:
         return self._data.with_dirty(attributes(ino, node))
 
-    def _known(self, found: Found) -> Attributes:
+    def _tell(self, found: Found, parent: Ino, name: bytes) -> Attributes:
         """Return attributes that the caller may go on using until it forgets them."""
-        self._lookup_counts.increment(found.ino)
+        is_own_name = name not in (b".", b"..")
+        self._known.told(found.ino, Name(parent, name) if is_own_name else None)
         return self._seen(found.ino, found.node)
 
     async def lookup(self, parent: Ino, name: bytes) -> Attributes:
@@ -142,14 +151,15 @@ class Filesystem:
         Raises:
             FilesystemError: ENOENT, ENAMETOOLONG, ENOTDIR, ESTALE.
         """
+        await self._coherence.before_lookup(parent, name)
         found = await self._namespace.lookup(parent, name)
         if found is None:
             raise FilesystemError(errno.ENOENT)
-        return self._known(found)
+        return self._tell(found, parent, name)
 
     def forget(self, ino: Ino, lookup_count: int) -> None:
-        """Take back what lookup, create, make and link have counted for an inode."""
-        if self._lookup_counts.forget(ino, lookup_count):
+        """Take back what lookup, create, mknod, mkdir, symlink, link and remember have counted."""
+        if self._known.forget(ino, lookup_count):
             self._removed.pop(ino, None)
 
     async def getattr(self, ino: Ino) -> Attributes:
@@ -158,6 +168,7 @@ class Filesystem:
         Raises:
             FilesystemError: ESTALE.
         """
+        await self._coherence.before_getattr()
         node = await self._inodes.node(ino)
         if node is not None:
             return self._seen(ino, node)
@@ -211,7 +222,7 @@ class Filesystem:
             raise FilesystemError(errno.EINVAL)
         if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
             rdev = 0
-        return self._known(await self._namespace.make(parent, name, mode, ctx, rdev=rdev))
+        return await self._make(parent, name, mode, ctx, rdev=rdev)
 
     async def mkdir(self, parent: Ino, name: bytes, mode: int, ctx: Context) -> Attributes:
         """Make a directory. One lookup more to forget.
@@ -220,7 +231,7 @@ class Filesystem:
             FilesystemError: EEXIST, ENAMETOOLONG, EMLINK, ENOENT.
         """
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        return self._known(await self._namespace.make(parent, name, mode, ctx))
+        return await self._make(parent, name, mode, ctx)
 
     async def symlink(self, parent: Ino, name: bytes, target: bytes, ctx: Context) -> Attributes:
         """Make a symlink. One lookup more to forget.
@@ -229,7 +240,20 @@ class Filesystem:
             FilesystemError: EEXIST, ENAMETOOLONG, ENOENT.
         """
         mode = stat.S_IFLNK | 0o777
-        return self._known(await self._namespace.make(parent, name, mode, ctx, target=target))
+        return await self._make(parent, name, mode, ctx, target=target)
+
+    async def _make(
+        self,
+        parent: Ino,
+        name: bytes,
+        mode: int,
+        ctx: Context,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+    ) -> Attributes:
+        make = partial(self._namespace.make, parent, name, mode, ctx, rdev=rdev, target=target)
+        return self._tell(await self._coherence.exactly(make), parent, name)
 
     async def link(self, ino: Ino, new_parent: Ino, new_name: bytes) -> Attributes:
         """Give an inode one more name. One lookup more to forget.
@@ -237,7 +261,8 @@ class Filesystem:
         Raises:
             FilesystemError: EEXIST, EPERM (a directory), EMLINK, ENOENT, ESTALE.
         """
-        return self._known(await self._namespace.link(ino, new_parent, new_name))
+        link = partial(self._namespace.link, ino, new_parent, new_name)
+        return self._tell(await self._coherence.exactly(link), new_parent, new_name)
 
     async def unlink(self, parent: Ino, name: bytes) -> None:
         """Remove a name; the inode stays while it has others or is open.
@@ -245,7 +270,8 @@ class Filesystem:
         Raises:
             FilesystemError: ENOENT, EISDIR.
         """
-        self._note_removed(await self._namespace.unlink(parent, name))
+        unlink = partial(self._namespace.unlink, parent, name)
+        self._note_removed(await self._coherence.exactly(unlink), Name(parent, name))
 
     async def rmdir(self, parent: Ino, name: bytes) -> None:
         """Remove an empty directory.
@@ -253,7 +279,8 @@ class Filesystem:
         Raises:
             FilesystemError: ENOENT, ENOTDIR, ENOTEMPTY, EINVAL.
         """
-        self._note_removed(await self._namespace.rmdir(parent, name))
+        rmdir = partial(self._namespace.rmdir, parent, name)
+        self._note_removed(await self._coherence.exactly(rmdir), Name(parent, name))
 
     async def rename(
         self, parent: Ino, name: bytes, new_parent: Ino, new_name: bytes, flags: int = 0
@@ -263,30 +290,50 @@ class Filesystem:
         Raises:
             FilesystemError: ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EINVAL, ENAMETOOLONG.
         """
-        removed = await self._namespace.rename(parent, name, new_parent, new_name, flags)
+        rename = partial(self._namespace.rename, parent, name, new_parent, new_name, flags)
+        removed = await self._coherence.exactly(rename)
+        old, new = Name(parent, name), Name(new_parent, new_name)
         if removed is not None:
-            self._note_removed(removed)
+            self._note_removed(removed, new)
+        if old != new:
+            self._note_moved(old, new)
+            if flags & RENAME_EXCHANGE:
+                self._note_moved(new, old)
 
-    def _note_removed(self, removed: Removed) -> None:
+    def _note_moved(self, old: Name, new: Name) -> None:
+        """Follow the kernel, which moves its own entry as a rename has succeeded."""
+        entry = self._inodes.cached_entry(*new)
+        if entry is not None and entry.dentry is not None:
+            self._known.moved(entry.dentry.ino, old, new)
+
+    def _note_removed(self, removed: Removed, name: Name) -> None:
         """Keep what fstat(2) shows of an inode that is gone but still known to the kernel."""
+        self._known.removed(removed.ino, name)
         if removed.kept:
             if removed.node.inode.nlink == 1 and not self._data.is_open(removed.ino):
                 self._orphans.collect_soon()
-        elif removed.ino in self._lookup_counts:
+        elif removed.ino in self._known:
             shown = attributes(removed.ino, removed.node)
             self._removed[removed.ino] = shown._replace(nlink=0)
 
     # --- files ----------------------------------------------------------------------------------
 
-    async def open(self, ino: Ino, flags: int, *, drops_set_id: bool = False) -> FileHandle:
+    async def open(
+        self, ino: Ino, flags: int, *, drops_set_id: bool = False, is_retry: bool = False
+    ) -> FileHandle:
         """Open a file; O_TRUNC cuts it, O_APPEND makes each write go to its end.
+
+        It then has all that was closed before, on whatever mount (close-to-open).
 
         ``drops_set_id``: writes clear set-user-ID and an effective set-group-ID, as write(2) of an
         unprivileged process does; for a caller whose kernel leaves that to us.
+        ``is_retry``: the caller has looked every name up anew, because this said ESTALE.
 
         Raises:
             FilesystemError: ESTALE, EISDIR, ELOOP (a symlink), ENXIO (a special file), EROFS.
         """
+        if not is_retry:
+            await self._coherence.before_open(ino)
         node = await self._inodes.require(ino)
         if node.inode.is_directory:
             raise FilesystemError(errno.EISDIR)
@@ -326,15 +373,16 @@ class Filesystem:
             FilesystemError: EEXIST (with O_EXCL), ENAMETOOLONG, ENOENT, and those of open.
         """
         mode = stat.S_IFREG | stat.S_IMODE(mode)
+        make = partial(self._namespace.make, parent, name, mode, ctx)
         for _ in range(_CREATE_ATTEMPTS_MAX):
             try:
-                found = await self._namespace.make(parent, name, mode, ctx)
+                found = await self._coherence.exactly(make)
             except FilesystemError as error:
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:
                     raise
             else:
                 fh = self._data.open(found.ino, flags, drops_set_id=drops_set_id)
-                return fh, self._known(found)
+                return fh, self._tell(found, parent, name)
             opened = await self._open_existing(parent, name, flags, drops_set_id=drops_set_id)
             if opened is not None:
                 return opened
@@ -348,7 +396,7 @@ class Filesystem:
         if existing is None:
             return None
         try:
-            fh = await self.open(existing.ino, flags, drops_set_id=drops_set_id)
+            fh = await self.open(existing.ino, flags, drops_set_id=drops_set_id, is_retry=True)
             try:
                 found = await self.getattr(existing.ino)
             except BaseException:
@@ -358,7 +406,7 @@ class Filesystem:
             if error.errno == errno.ESTALE:
                 return None
             raise
-        self._lookup_counts.increment(existing.ino)
+        self._known.told(existing.ino, Name(parent, name))
         return fh, found
 
     async def read(self, fh: FileHandle, offset: int, size: int) -> bytes:
@@ -426,17 +474,21 @@ class Filesystem:
             return
         await self._data.discard(ino)
         await self._orphans.delete(ino)
-        if ino in self._lookup_counts:
+        if ino in self._known:
             self._removed[ino] = attributes(ino, node)
 
     # --- directories ----------------------------------------------------------------------------
 
-    async def opendir(self, ino: Ino) -> FileHandle:
-        """Open a directory.
+    async def opendir(self, ino: Ino, *, is_retry: bool = False) -> FileHandle:
+        """Open a directory; listing it then shows all that was done before, on whatever mount.
+
+        ``is_retry``: as for :meth:`open`.
 
         Raises:
             FilesystemError: ENOTDIR; ESTALE.
         """
+        if not is_retry:
+            await self._coherence.before_open(ino)
         node = await self._inodes.node(ino)
         if node is None and ino not in self._removed:
             raise FilesystemError(errno.ESTALE)
@@ -466,9 +518,9 @@ class Filesystem:
             for entry in found
         ]
 
-    def remember(self, ino: Ino) -> None:
+    def remember(self, fh: FileHandle, ino: Ino, name: bytes) -> None:
         """Count a lookup of an inode that readdir returned."""
-        self._lookup_counts.increment(ino)
+        self._known.told(ino, Name(self._directory(fh).ino, name))
 
     async def releasedir(self, fh: FileHandle) -> None:
         """Close a directory."""
@@ -532,16 +584,29 @@ class Filesystem:
 
     def listen(self, listener: Listener | None) -> None:
         """Set who is told what other clients change; see :class:`aspenfs.watch.Watcher`."""
-        self._watcher.listen(listener)
+        self._listener = listener
+
+    def _changed_by_others(self, key: ParsedKey | None) -> None:
+        if self._listener is not None:
+            self._listener(key)
 
     @property
     def hears_of_changes(self) -> bool:
         """Whether the listener is told of every change by others now."""
         return self._watcher.is_live
 
+    @property
+    def alone_for_s(self) -> float:
+        """For how many seconds from now nobody else can change the volume; 0: they can."""
+        return self._watcher.alone_for_s
+
+    def known_names(self) -> list[Name]:
+        """Return the names that the caller was told of."""
+        return self._known.all_names()
+
     def known_inodes(self) -> list[Ino]:
         """Return the inodes that the caller may still name: looked up and not forgotten."""
-        return list(self._lookup_counts)
+        return list(self._known)
 
     def statistics(self) -> FilesystemStatistics:
         """Return what this mount has done and holds now."""
@@ -550,7 +615,7 @@ class Filesystem:
             self._data.statistics(),
             self._transactions.statistics(),
             len(self._handles),
-            len(self._lookup_counts),
+            len(self._known),
         )
 
     async def run(self) -> None:
@@ -566,6 +631,7 @@ async def open_filesystem(
     *,
     volume: str = "default",
     read_only: bool = False,
+    coherence: CoherenceLevel = CoherenceLevel.DEFAULT,
     readahead: bool = False,
     timeout_s: float = limits.KV_TIMEOUT_S,
     owner: Context | None = None,
@@ -577,6 +643,7 @@ async def open_filesystem(
         kv: the store.
         volume: the volume's name.
         read_only: change nothing; EROFS for who tries.
+        coherence: what is promised of changes by others.
         readahead: read ahead of sequential readers, and of lookups in order; worthwhile where
             a read waits for a network.
         timeout_s: how long a writer waits for room in the buffer while the store is away; what a
@@ -608,10 +675,12 @@ async def open_filesystem(
                 watcher,
                 nursery,
                 clock,
+                coherence=coherence,
                 readahead=readahead,
                 timeout_s=timeout_s,
             )
-            await nursery.start(watcher.run)
+            if coherence is not CoherenceLevel.TTL:
+                await nursery.start(watcher.run)
             if not read_only:
                 nursery.start_soon(filesystem.run)
             try:

@@ -1,4 +1,4 @@
-"""The tables of what the kernel has open or knows of this mount. Pure and synchronous."""
+"""What is open on this mount. Pure and synchronous."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from aspenfs import limits
 from aspenfs.errors import FilesystemError
-from aspenfs.types import FileHandle, Ino
+from aspenfs.types import FileHandle
 
 T = TypeVar("T")
 
@@ -63,44 +63,6 @@ class HandleTable(Generic[T]):
         opened = self.get(handle)
         del self._open[handle]
         return opened
-
-
-class LookupCounts:
-    """How often the kernel was told of each inode and has not yet forgotten it.
-
-    The count says how long the kernel may still name an inode; see "lookup count" in the
-    documentation of libfuse's low-level API. Not bounded by a limit of ours: it mirrors the
-    kernel's inode cache, which the kernel bounds.
-    """
-
-    def __init__(self) -> None:
-        """Start with no inode known."""
-        self._counts: dict[Ino, int] = {}
-
-    def __len__(self) -> int:
-        """Return how many inodes the kernel knows."""
-        return len(self._counts)
-
-    def __iter__(self) -> Iterator[Ino]:
-        """Iterate over the inodes that the kernel knows."""
-        return iter(self._counts)
-
-    def __contains__(self, ino: Ino) -> bool:
-        """Return whether the kernel may still name the inode."""
-        return ino in self._counts
-
-    def increment(self, ino: Ino) -> None:
-        """Count that a reply told the kernel of the inode."""
-        self._counts[ino] = self._counts.get(ino, 0) + 1
-
-    def forget(self, ino: Ino, lookup_count: int) -> bool:
-        """Take ``lookup_count`` off; return whether the kernel no longer knows the inode."""
-        remaining = self._counts.get(ino, 0) - lookup_count
-        if remaining > 0:
-            self._counts[ino] = remaining
-            return False
-        self._counts.pop(ino, None)
-        return True
 
 
 class Resume(NamedTuple):

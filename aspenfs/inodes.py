@@ -16,7 +16,7 @@ from aspenfs.nodes import Entry, Node
 from aspenfs.scans import records_between
 from aspenfs.types import ROOT_INO, Ino
 from aspenkv.contract import KeyValue, Record, Versioned
-from aspenkv.limits import SCAN_ENTRIES_MAX
+from aspenkv.limits import GET_KEYS_MAX, SCAN_ENTRIES_MAX
 
 _NO_ENTRY = Entry(None, 0)
 
@@ -148,27 +148,47 @@ class Inodes:
             times.revision,
         )
 
-    async def entry(self, parent: Ino, name: bytes) -> Entry:
-        """Return what a name means; its ``dentry`` is None if it does not exist."""
-        key = self._keys.dentry(parent, name)
-        entry = self._caches.meta.get(key)
+    def cached_entry(self, parent: Ino, name: bytes) -> Entry | None:
+        """Return what the caches say that a name means; None if they do not know. No call."""
+        entry = self._caches.meta.get(self._keys.dentry(parent, name))
         if type(entry) is Entry:
             return entry
         names = self._caches.names.get(self._keys.dentries(parent))
-        if names is not None and name not in names:
-            return _NO_ENTRY
-        stretch = ALONE if self._runs is None else self._runs.advance(parent, name)
-        if stretch is not ALONE:
-            found_among = await self._entry_among(parent, name, stretch)
-            if found_among is not None:
-                return found_among
-        token = self._caches.meta.begin_fill()
-        (found,) = await self._kv.get((key,))
+        return _NO_ENTRY if names is not None and name not in names else None
+
+    async def entries(self, names: Sequence[tuple[Ino, bytes]]) -> list[Entry]:
+        """Return what many names mean, each GET_KEYS_MAX that no cache knows in one call."""
+        entries = [self.cached_entry(*name) for name in names]
+        unknown = [position for position, entry in enumerate(entries) if entry is None]
+        for first in range(0, len(unknown), GET_KEYS_MAX):
+            positions = unknown[first : first + GET_KEYS_MAX]
+            keys = [self._keys.dentry(*names[position]) for position in positions]
+            token = self._caches.meta.begin_fill()
+            for position, key, found in zip(positions, keys, await self._kv.get(keys), strict=True):
+                entries[position] = self._fill_entry(key, found, token)
+        return [entry for entry in entries if entry is not None]
+
+    def _fill_entry(self, key: bytes, found: Versioned | None, token: int) -> Entry:
         entry = (
             _NO_ENTRY if found is None else Entry(decode_dentry(key, found.value), found.revision)
         )
         self._caches.meta.fill(key, entry, entry.revision, token)
         return entry
+
+    async def entry(self, parent: Ino, name: bytes) -> Entry:
+        """Return what a name means; its ``dentry`` is None if it does not exist."""
+        entry = self.cached_entry(parent, name)
+        if entry is not None:
+            return entry
+        stretch = ALONE if self._runs is None else self._runs.advance(parent, name)
+        if stretch is not ALONE:
+            found_among = await self._entry_among(parent, name, stretch)
+            if found_among is not None:
+                return found_among
+        key = self._keys.dentry(parent, name)
+        token = self._caches.meta.begin_fill()
+        (found,) = await self._kv.get((key,))
+        return self._fill_entry(key, found, token)
 
     async def _entry_among(self, parent: Ino, name: bytes, stretch: Stretch) -> Entry | None:
         """Bring names and their inodes into the caches, and return what the one sought means.

@@ -64,7 +64,17 @@ INO_RANGE_COUNT: Final = 1024  # inode numbers a session takes at once
 
 READDIR_PAGE_ENTRIES: Final = 256
 READDIR_REPLY_ENTRIES: Final = 32  # asked for at once; how many fit a reply depends on their names
+BARRIER_S: Final = 2.0  # for the feed to catch up; one that does not is taken for broken
+KNOWN_NAMES_MAX: Final = 64  # of one inode, by which the kernel was told of it
+OUTDATED_NAME_S: Final = 2.0  # after which no request is on its way that walked over such a name
+OUTDATED_NAMES_MAX: Final = 4096
 KERNEL_INVALIDATIONS_MAX: Final = 4096  # waiting to be told to the kernel; beyond, it forgets all
+KERNEL_BATCH_MAX: Final = 64  # of them told by a thread at a time
+KERNEL_THREADS: Final = 2  # for inodes and for entries each: one may wait for the kernel's locks
+KERNEL_SETTLE_S: Final = 1.0  # that an open waits for them; else the kernel drops all pages itself
+KERNEL_DELAY_S: Final = 0.1  # until the kernel has a reply in hand, at which its timeouts begin
+OPEN_RETRIES_MAX: Final = 4096  # threads that are about to open again what was ESTALE
+OPEN_RETRY_S: Final = 1.0  # after which they are not
 READDIR_KEPT_NAMES_MAX: Final = 4096  # per open directory, for seekdir
 READDIR_CHECKPOINTS_MAX: Final = 1024  # per open directory, for seekdir further back
 
@@ -137,6 +147,7 @@ STARTUP_REPORT_BYTES_MAX: Final = 64 * 1024
 
 CONTROL_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024  # a scan page and its framing
 CONTROL_CONNECTIONS_MAX: Final = 16
+CONTROL_STREAMS_MAX: Final = 4  # connections that are sent items without end
 CONTROL_BACKLOG: Final = 16
 CONTROL_IDLE_S: Final = 60.0  # between two requests of one connection
 CONTROL_SEND_S: Final = 30.0
@@ -148,6 +159,7 @@ INFO_CHUNKS_NAMED_MAX: Final = 64  # chunks that `aspenfs info` lists one by one
 FEED_NAMES_MAX: Final = 2**18  # that one `aspenfs watch` knows, at about half a KiB each
 FEED_BACKLOG_EVENTS_MAX: Final = 8192  # commits that wait while it prints, or reads names
 FEED_WRITES_S: Final = 1.0  # in which further writes of one file are told as one
+FEED_RETRY_S: Final = 1.0  # between tries to go on after the feed broke
 
 assert CHUNK_BYTES <= kv_limits.VALUE_BYTES_MAX, "a chunk is one value"
 assert INLINE_BYTES_MAX <= CHUNK_BYTES, "a file leaves its inode before it needs a second chunk"
@@ -167,6 +179,12 @@ assert SESSION_KEEPALIVE_S + 3 * (SESSION_CALL_S + SESSION_RETRY_S) < SESSION_TT
 )
 assert 2 * kv_limits.SCAN_BYTES_MAX + kv_limits.VALUE_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, (
     "a scan page fits a control frame, with its framing"
+)
+assert CONTROL_STREAMS_MAX * 3 < kv_limits.SESSION_WATCHES_MAX, (
+    "feeds of changes, with three watches each, leave one to the mount that shares their client"
+)
+assert 2 * CONTROL_STREAMS_MAX < CONTROL_CONNECTIONS_MAX, (
+    "a feed and its reads leave connections to others"
 )
 assert POOL_SMALL_CALLS < POOL_SMALL_CALLS_MAX, "another connection is dialed before calls wait"
 assert (

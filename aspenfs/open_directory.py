@@ -24,12 +24,12 @@ class FoundEntry(NamedTuple):
 class OpenDirectory:
     """A directory that is open through one handle, with the page of it that was read last."""
 
-    __slots__ = ("_cursor", "_ino", "_inodes", "_page", "_page_after")
+    __slots__ = ("_cursor", "_inodes", "_page", "_page_after", "ino")
 
     def __init__(self, inodes: Inodes, ino: Ino) -> None:
         """Start before the first entry."""
         self._inodes = inodes
-        self._ino = ino
+        self.ino = ino
         self._cursor = DirectoryCursor()
         self._page: Listing | None = None
         self._page_after: bytes | None = None
@@ -76,6 +76,6 @@ class OpenDirectory:
             position = bisect_right(page.entries, after, key=lambda entry: entry[0])
             if position < len(page.entries) or page.complete:
                 return Listing(page.entries[position:], page.complete)
-        page = await self._inodes.listing(self._ino, after, limits.READDIR_PAGE_ENTRIES)
+        page = await self._inodes.listing(self.ino, after, limits.READDIR_PAGE_ENTRIES)
         self._page, self._page_after = page, after
         return page

@@ -15,8 +15,9 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -25,12 +26,17 @@ from aspenfs import limits
 from aspenfs.errors import FilesystemError, errno_of
 from aspenfs.filesystem import Filesystem
 from aspenfs.interrupts import Caller, Interrupts
-from aspenfs.keys import ParsedKey
+from aspenfs.kernel_notifier import KernelNotifier
 from aspenfs.types import AttributeChanges, Attributes, Context, FileHandle, Ino
 
 log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+class _Open(Protocol):
+    def __call__(self, *, is_retry: bool) -> Awaitable[FileHandle]: ...
+
 
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever st_blksize is
 
@@ -102,9 +108,12 @@ class Operations(pyfuse3.Operations):
         self._interruptible = interruptible
         self._interrupts = Interrupts()
         self._openers: dict[int, int] = {}  # the thread that opened a handle, by the handle
-        self._stale: dict[ParsedKey, None] = {}  # in the order of the changes
-        self._stale_all = False
-        self._became_stale = trio.Event()
+        self._notifier = KernelNotifier(
+            lambda ino, with_pages: pyfuse3.invalidate_inode(ino, attr_only=not with_pages),
+            lambda name: pyfuse3.invalidate_entry(name.parent, name.name),
+            lambda: (filesystem.known_inodes(), filesystem.known_names()),
+        )
+        self._retries = _Retries()
 
     def explain(self, handler: str, error: Exception) -> int:
         """Return the errno for an error of a handler; a bug of ours is logged, counted, and EIO."""
@@ -153,7 +162,8 @@ class Operations(pyfuse3.Operations):
                 raise
         absent = pyfuse3.EntryAttributes()
         absent.st_ino = 0
-        absent.entry_timeout = self._entry_timeout_s if self._fs.hears_of_changes else 0
+        # An open of a name that the kernel takes for missing never comes to us.
+        absent.entry_timeout = max(0.0, self._fs.alone_for_s - limits.KERNEL_DELAY_S)
         return absent
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -263,9 +273,13 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """See Filesystem.open. The kernel keeps its pages if it is told who else writes."""
         direct = _is_direct(flags)
-        fh = await self._fs.open(Ino(inode), flags, drops_set_id=direct and ctx.uid != 0)
+        open_file = partial(self._fs.open, Ino(inode), flags, drops_set_id=direct and ctx.uid != 0)
+        fh = await self._retries.open(ctx.pid, open_file)
         self._openers[fh] = ctx.pid
-        keep = self._fs.hears_of_changes
+        # While one with O_TRUNC is open()ing, the kernel itself may wait with what we wait for.
+        keep = self._fs.hears_of_changes and (
+            bool(flags & os.O_TRUNC) or await self._notifier.settle(Ino(inode))
+        )
         return pyfuse3.FileInfo(fh=fh, keep_cache=keep, direct_io=direct)
 
     @_handler
@@ -322,7 +336,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """See Filesystem.opendir."""
-        fh = await self._fs.opendir(Ino(inode))
+        fh = await self._retries.open(ctx.pid, partial(self._fs.opendir, Ino(inode)))
         self._openers[fh] = ctx.pid
         return fh
 
@@ -337,7 +351,7 @@ class Operations(pyfuse3.Operations):
                 for name, found, next_offset in entries:
                     if not pyfuse3.readdir_reply(token, name, self._entry(found), next_offset):
                         return
-                    self._fs.remember(found.ino)
+                    self._fs.remember(handle, found.ino, name)
                     counted.append(found.ino)
                     offset = next_offset
                 if not entries:
@@ -409,40 +423,43 @@ class Operations(pyfuse3.Operations):
 
     # --- what others change ---------------------------------------------------------------------
 
-    def _changed_by_others(self, key: ParsedKey | None) -> None:
-        if key is None or len(self._stale) >= limits.KERNEL_INVALIDATIONS_MAX:
-            self._stale.clear()
-            self._stale_all = True
-        else:
-            self._stale[key] = None
-        self._became_stale.set()
-
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """End requests whose caller is signalled, and tell the kernel what others changed."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._interrupts.run)
-            await self._tell_of_changes(task_status)
-
-    async def _tell_of_changes(self, task_status: trio.TaskStatus[None]) -> None:
-        """Tell the kernel what others changed, until cancelled.
-
-        A call to the kernel can block, for it waits for requests on the same inode that we may
-        still have to answer: so they run in a thread. When too many changes wait, the kernel is
-        told to forget every inode that it knows instead.
-        """
-        self._fs.listen(self._changed_by_others)
-        task_status.started()
+        self._fs.listen(self._notifier.changed)
         try:
-            while True:
-                await self._became_stale.wait()
-                self._became_stale = trio.Event()
-                stale, self._stale = list(self._stale), {}
-                if self._stale_all:
-                    self._stale_all = False
-                    stale = [ParsedKey("I", ino) for ino in self._fs.known_inodes()]
-                await trio.to_thread.run_sync(_invalidate_all, stale)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._interrupts.run)
+                nursery.start_soon(self._notifier.run)
+                task_status.started()
         finally:
             self._fs.listen(None)
+
+
+class _Retries:
+    """Threads that were told ESTALE by an open, upon which Linux walks the path once more.
+
+    At each step it asks us (LOOKUP_REVAL), so the names are right then, even if another client has
+    changed them again meanwhile; who said ESTALE again would say it to the process.
+    """
+
+    def __init__(self) -> None:
+        self._until_s: dict[int, float] = {}
+
+    async def open(self, tid: int, open_it: _Open) -> FileHandle:
+        """Open something for a thread.
+
+        Raises:
+            FilesystemError: what the open raised.
+        """
+        is_retry = self._until_s.pop(tid, 0.0) > trio.current_time()
+        try:
+            return await open_it(is_retry=is_retry)
+        except FilesystemError as error:
+            if error.errno == errno.ESTALE and not is_retry:
+                self._until_s[tid] = trio.current_time() + limits.OPEN_RETRY_S
+                if len(self._until_s) > limits.OPEN_RETRIES_MAX:
+                    del self._until_s[next(iter(self._until_s))]
+            raise
 
 
 def _is_direct(flags: int) -> bool:
@@ -465,21 +482,3 @@ _DIRECT_WRITES_ARE_COHERENT = _kernel_version() >= (6, 6)
 
 def _context(ctx: pyfuse3.RequestContext) -> Context:
     return Context(ctx.uid, ctx.gid, ctx.pid, ctx.umask)
-
-
-def _invalidate_all(keys: Sequence[ParsedKey]) -> None:
-    for key in keys:
-        _invalidate(key)
-
-
-def _invalidate(key: ParsedKey) -> None:
-    """Let the kernel forget what a key was about."""
-    try:
-        if key.kind == "D":
-            pyfuse3.invalidate_entry(key.ino, key.name)
-        elif key.kind in {"I", "I.meta", "C", "X"}:
-            pyfuse3.invalidate_inode(key.ino, attr_only=key.kind in {"I.meta", "X"})
-    except OSError as error:
-        # ENOENT: the kernel knew nothing of it; ENOTCONN: it is being unmounted.
-        if error.errno not in {errno.ENOENT, errno.ENOTCONN}:
-            log.warning("the kernel could not be told of a change: %s", error)

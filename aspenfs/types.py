@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import NamedTuple, NewType
 
@@ -17,6 +18,17 @@ FileHandle = NewType("FileHandle", int)
 ROOT_INO = Ino(1)
 NO_INO = Ino(0)
 NO_SESSION = SessionId(0)
+
+
+class CoherenceLevel(enum.StrEnum):
+    """What a mount promises of changes by others; see docs/consistency.md."""
+
+    DEFAULT = "default"
+    """open sees what was closed before; attributes are as fresh as the feed."""
+    STRICT = "strict"
+    """Every lookup and stat sees what was done before."""
+    TTL = "ttl"
+    """Nobody follows what others do: each cached answer is right for its time to live."""
 
 
 class Clock(NamedTuple):

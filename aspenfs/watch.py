@@ -4,6 +4,10 @@ While the watch runs, the caches are live: entries outlive their TTL. When it br
 in force again, counted from then, and the listener is told to drop all that the kernel keeps. The
 next watch goes on where this one broke if the store still has the history; else the caches are
 emptied.
+
+A barrier asks the server how far the watch has to come, and waits until it is there: then all that
+was committed before is in the caches. While the server has promised that nobody else commits (a
+delegation), there is nothing to ask.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import trio
 from aspenfs import limits
 from aspenfs.cache import Caches
 from aspenfs.keys import Keys, ParsedKey
+from aspenfs.shared_call import SharedCall
 from aspenkv.contract import Change, KeyValue, Watch, WatchEvent
 from aspenkv.errors import AspenKvError, ClosedError, WatchGapError
 
@@ -36,6 +41,12 @@ class Watcher:
         self._listener: Listener | None = None
         self._seen_revision: int | None = None  # up to which every change was applied
         self._is_live = False
+        self._watch: Watch | None = None  # while it is live
+        self._moved = trio.lowlevel.ParkingLot()  # those who wait until it has come further
+        self._catching_up = SharedCall(self._catch_up)
+        self._alone_until_s = float("-inf")
+        self._heard_of_names = False
+        self._heard_count = 0
         self._following = trio.CancelScope()
         self._skips_own = True
         self._hears_own_until_s = float("-inf")
@@ -49,9 +60,70 @@ class Watcher:
         """Whether every change by others reaches the caches and the listener."""
         return self._is_live
 
-    def _set_live(self, live: bool) -> None:
-        self._is_live = live
-        self._caches.set_live(live)
+    @property
+    def alone_for_s(self) -> float:
+        """For how many seconds from now nobody else can change the volume; 0: they can."""
+        return max(0.0, self._alone_until_s - trio.current_time())
+
+    @property
+    def heard_of_names(self) -> bool:
+        """Whether others have ever changed a directory entry, or may have."""
+        return self._heard_of_names
+
+    @property
+    def heard_count(self) -> int:
+        """How many commits by others the caches were told of so far."""
+        return self._heard_count
+
+    async def barrier(self) -> bool:
+        """Return once all that was committed before the call is in the caches, and was told.
+
+        One round trip, shared by those who ask at the same time; none while nobody else may commit.
+
+        Returns:
+            False: changes cannot be followed now. The times to live are in force.
+        """
+        if not self._is_live:
+            return False
+        if trio.current_time() < self._alone_until_s:
+            return True
+        return await self._catching_up()
+
+    async def _catch_up(self) -> bool:
+        """Wait until the watch has handed out all that was committed before.
+
+        One that does not get there within BARRIER_S is given up for a new one.
+        """
+        watch = self._watch
+        if watch is None:
+            return False
+        asked_at_s = trio.current_time()
+        reason = f"the server told nothing for {limits.BARRIER_S:g} s"
+        with trio.move_on_after(limits.BARRIER_S):
+            try:
+                newest = await watch.newest()
+            except AspenKvError as error:
+                reason = str(error)
+            else:
+                while self._watch is watch and watch.revision < newest.revision:
+                    await self._moved.park()
+                if self._watch is not watch:
+                    return False
+                self._alone_until_s = asked_at_s + newest.alone_s
+                return True
+        if self._watch is watch:
+            log.warning("changes by others cannot be followed: %s; trying anew", reason)
+            self._set_live(None)
+            self._following.cancel()
+        return False
+
+    def _set_live(self, watch: Watch | None) -> None:
+        """Let a watch be followed, or none any more."""
+        self._watch = watch
+        self._is_live = watch is not None
+        self._alone_until_s = float("-inf")
+        self._caches.set_live(self._is_live)
+        self._moved.unpark_all()
 
     def hear_own(self) -> None:
         """Also hear of this mount's own commits for LATE_COMMIT_S: one may be done late, unseen.
@@ -116,12 +188,14 @@ class Watcher:
                     # The revision also moves without an event: by commits that touch other keys.
                     with trio.move_on_after(limits.WATCH_CATCH_UP_S):
                         self._apply_all(await anext(events))
-            self._set_live(True)
+            self._set_live(watch)
             async for event in events:
                 self._apply_all(event)
+                self._moved.unpark_all()
         finally:
             self._seen_revision = watch.revision
-            self._set_live(False)
+            self._set_live(None)
+            self._heard_of_names = True  # by what is missed from now on
             self._tell(None)
 
     def _drop_all(self, revision: int) -> None:
@@ -133,6 +207,7 @@ class Watcher:
             self._listener(key)
 
     def _apply_all(self, event: WatchEvent) -> None:
+        self._heard_count += 1
         for change in event.changes:
             self._apply(change, event.revision)
 
@@ -145,6 +220,7 @@ class Watcher:
         if parsed is None:
             return
         if parsed.kind == "D":
+            self._heard_of_names = True
             directory = change.key[: -len(parsed.name)]
             self._caches.scan.invalidate(directory, revision)
             self._caches.names.invalidate(directory, revision)

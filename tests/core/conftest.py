@@ -31,8 +31,18 @@ def _slow_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[Service]:
+def gives_delegations() -> bool:
+    """Whether the store promises a lone client to let nobody else commit for a while.
+
+    That holds up whoever comes second, for ever if the clock stands.
+    """
+    return False
+
+
+@pytest.fixture
+async def service(gives_delegations: bool) -> AsyncIterator[Service]:
     async with open_embedded(MemoryEngine()) as service:
+        service.store._delegations._are_granted = gives_delegations
         yield service
 
 

@@ -267,8 +267,8 @@ def refused(expected: int) -> Iterator[None]:
 
 @asynccontextmanager
 async def opened(fs: Filesystem, ino: Ino, flags: int = os.O_RDWR) -> AsyncIterator[FileHandle]:
-    """Have a file open for a while."""
-    fh = await fs.open(ino, flags)
+    """Have a file open for a while, as if its path had just been walked."""
+    fh = await fs.open(ino, flags, is_retry=True)
     try:
         yield fh
     finally:

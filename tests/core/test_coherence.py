@@ -498,7 +498,7 @@ async def test_the_kernel_believes_nothing_while_it_is_not_told_of_changes(
         absent = await served.lookup(ROOT_INO, b"absent", NO_CONTEXT)
         return found.entry_timeout, found.attr_timeout, absent.entry_timeout
 
-    assert await timeouts() == (10, 20, 10)
+    assert await timeouts() == (10, 20, 0)
     assert (await served.open(ino, os.O_RDONLY, NO_CONTEXT)).keep_cache
     store.leave()
     await wait_all_tasks_blocked()
@@ -506,7 +506,7 @@ async def test_the_kernel_believes_nothing_while_it_is_not_told_of_changes(
     assert not (await served.open(ino, os.O_RDONLY, NO_CONTEXT)).keep_cache
     store.come_back()
     await turn(mock_clock, TXN_BACKOFF_MAX_S)
-    assert await timeouts() == (10, 20, 10)
+    assert await timeouts() == (10, 20, 0)
 
 
 async def test_a_commit_of_our_own_that_is_done_late_is_seen(

@@ -44,7 +44,8 @@ async def served(
         (thread / "status").write_text(status)
     served = Operations(fs, entry_timeout_s=1, attr_timeout_s=1)
     served._interrupts = Interrupts(tmp_path)
-    monkeypatch.setattr("aspenfs.operations._invalidate_all", lambda _keys: None)  # no kernel
+    for call in ("invalidate_inode", "invalidate_entry"):  # there is no kernel
+        monkeypatch.setattr(pyfuse3, call, lambda *_args, **_options: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(served.run)
         yield served

@@ -165,8 +165,9 @@ async def test_entries_are_no_lookups_until_they_are_remembered(fs: Filesystem) 
     fh = await fs.opendir(ROOT_INO)
     (entry,) = await fs.readdir(fh, 0, 10)
     assert fs.known_inodes() == []
-    fs.remember(entry.attributes.ino)
+    fs.remember(fh, entry.attributes.ino, entry.name)
     assert fs.known_inodes() == [made.ino]
+    assert fs.known_names() == [(ROOT_INO, b"file")]
     await fs.releasedir(fh)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,18 @@ from tests.model.calls import Path, Stat
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 _MKDIR_NEVER = stat.S_ISUID | stat.S_ISGID  # mkdir(2) takes permissions and the sticky bit only
+
+
+async def open_as_linux(
+    open_it: Callable[..., Awaitable[FileHandle]], *arguments: Any
+) -> FileHandle:
+    """Open what a path was just walked to, once more after ESTALE, as do_filp_open() of Linux."""
+    try:
+        return await open_it(*arguments)
+    except FilesystemError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    return await open_it(*arguments, is_retry=True)
 
 
 class InodeCalls:
@@ -85,7 +97,7 @@ class InodeCalls:
 
     async def listdir(self, path: Path) -> list[bytes]:
         with _os_errors():
-            fh = await self.filesystem.opendir((await self._walk(path)).ino)
+            fh = await open_as_linux(self.filesystem.opendir, (await self._walk(path)).ino)
             names: list[bytes] = []
             offset = 0
             while entries := await self.filesystem.readdir(fh, offset, self._page):
@@ -150,7 +162,7 @@ class InodeCalls:
             for handle, ino in self._inos.items():
                 if ino == attributes.ino and self._flags[handle] & os.O_ACCMODE != os.O_WRONLY:
                     return await self.pread(handle, attributes.size + 1, 0)
-            fh = await self.filesystem.open(attributes.ino, os.O_RDONLY)
+            fh = await open_as_linux(self.filesystem.open, attributes.ino, os.O_RDONLY)
             data: bytes = await self.filesystem.read(fh, 0, attributes.size + 1)
             await self.filesystem.release(fh)
             return data
@@ -166,7 +178,7 @@ class InodeCalls:
                 fh, attributes = await self.filesystem.create(parent, name, mode, flags, self.ctx)
             else:
                 self._check_open(attributes, flags)
-                fh = await self.filesystem.open(attributes.ino, flags)
+                fh = await open_as_linux(self.filesystem.open, attributes.ino, flags)
             self._flags[fh] = flags
             self._inos[fh] = attributes.ino
             handle: int = fh

@@ -16,7 +16,7 @@ from aspenfs.types import Context, FileHandle, Ino
 from aspenkv.engine.memory import MemoryEngine
 from tests.model.calls import Path, Side, run_now
 from tests.model.core import Server
-from tests.model.inode_calls import InodeCalls
+from tests.model.inode_calls import InodeCalls, open_as_linux
 from tests.model.machine import NAMES, TwoFilesystems, numbers, owners
 from tests.model.model_fs import ModelFilesystem
 from tests.model.portal import Hosted
@@ -52,7 +52,8 @@ class Listing:
     async def open(cls, client: Client, path: Path, page: int) -> Listing:
         """Open a directory and read the first page."""
         ino = Ino((await client.calls.lstat(path)).ino)
-        listing = cls(client.filesystem, await client.filesystem.opendir(ino), page)
+        fh = await open_as_linux(client.filesystem.opendir, ino)
+        listing = cls(client.filesystem, fh, page)
         await listing.read_page()
         return listing
 

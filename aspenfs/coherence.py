@@ -1,0 +1,117 @@
+"""When this mount may believe its caches: what each level of consistency asks of each call.
+
+docs/consistency.md states the promise. By default, open and opendir pass a barrier, and so do all
+answers that deny: a name that is missing, an operation that fails for what the caches say. What
+exists may be shown as the feed last told it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from aspenfs.errors import FilesystemError
+from aspenfs.inodes import Inodes
+from aspenfs.known_inodes import KnownInodes, Name, OutdatedNames
+from aspenfs.types import CoherenceLevel, Ino
+from aspenfs.watch import Watcher
+
+T = TypeVar("T")
+
+_TOLD_BY_CACHES: Final = frozenset(
+    {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR, errno.ESTALE}
+)
+"""The errors that say what there is, and that a cache may cause which lags behind."""
+
+
+class Coherence:
+    """Passes barriers, at the calls where the level of this mount wants them.
+
+    Args:
+        level: what was promised.
+        watcher: who follows the changes by others.
+        inodes: reads.
+        known: what the kernel was told.
+        monotonic: the time in seconds.
+    """
+
+    def __init__(
+        self,
+        level: CoherenceLevel,
+        watcher: Watcher,
+        inodes: Inodes,
+        known: KnownInodes,
+        monotonic: Callable[[], float],
+    ) -> None:
+        """Take the parts that the mount composed."""
+        self._level: Final = level
+        self._watcher = watcher
+        self._inodes = inodes
+        self._known = known
+        self._outdated = OutdatedNames()
+        self._monotonic = monotonic
+
+    async def before_open(self, ino: Ino) -> None:
+        """Let an open see all that was closed before, wherever; by whatever path it came.
+
+        Raises:
+            FilesystemError: ESTALE, a name that led to the inode means another now, of which the
+                kernel may not have heard yet. Linux then walks the path again, asking at each step
+                (LOOKUP_REVAL in fs/namei.c).
+        """
+        if await self._watcher.barrier() and self._watcher.heard_of_names:
+            await self._require_names(ino)
+
+    async def _require_names(self, ino: Ino) -> None:
+        ways = self._known.ways_up(ino)
+        entries = await self._inodes.entries([name for _, name in ways])
+        now_s = self._monotonic()
+        is_outdated = False
+        for (meant, name), entry in zip(ways, entries, strict=True):
+            if entry.dentry is not None and entry.dentry.ino == meant:
+                continue
+            if self._outdated.note(meant, name, now_s):
+                self._known.removed(meant, name)
+            else:
+                is_outdated = True
+        if is_outdated:
+            raise FilesystemError(errno.ESTALE, f"a name of inode {ino} means another now")
+
+    async def before_lookup(self, parent: Ino, name: bytes) -> None:
+        """Let a lookup see what there is, where the answer may deny something.
+
+        A missing name may just have been made. And Linux asks again for a name that it knows when
+        it is about to refuse to make it (LOOKUP_EXCL), to replace it, or to walk a path anew.
+        """
+        if self._level is CoherenceLevel.DEFAULT:
+            entry = self._inodes.cached_entry(parent, name)
+            if entry is None or (
+                entry.dentry is not None
+                and Name(parent, name) not in self._known.names(entry.dentry.ino)
+            ):
+                return
+        await self._watcher.barrier()
+
+    async def before_getattr(self) -> None:
+        """Let stat(2) see what there is, if that was promised."""
+        if self._level is CoherenceLevel.STRICT:
+            await self._watcher.barrier()
+
+    async def exactly(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Return what an operation returns; one that fails for what the caches say is tried again.
+
+        Unless nothing was committed by others that the caches did not know of.
+
+        Raises:
+            FilesystemError: what the operation raised.
+        """
+        heard = self._watcher.heard_count
+        try:
+            return await operation()
+        except FilesystemError as error:
+            if error.errno not in _TOLD_BY_CACHES or not await self._watcher.barrier():
+                raise
+            if self._watcher.heard_count == heard:
+                raise
+        return await operation()
