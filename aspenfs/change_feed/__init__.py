@@ -9,6 +9,7 @@ from aspenfs.change_feed.events import EventKind, FeedEvent
 from aspenfs.change_feed.follower import FeedGapError, Follower
 from aspenfs.change_feed.known_tree import MOUNT_ROOT, Place, TooManyNamesError
 from aspenfs.change_feed.source import open_changes
+from aspenfs.change_feed.translator import UntranslatableError
 
 __all__ = [
     "MOUNT_ROOT",
@@ -18,5 +19,6 @@ __all__ = [
     "Follower",
     "Place",
     "TooManyNamesError",
+    "UntranslatableError",
     "open_changes",
 ]

@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "ticket": "aspenfs.cli.ticket",
     "umount": "aspenfs.cli.umount",
     "volume": "aspenfs.cli.volume",
+    "watch": "aspenfs.cli.watch",
 }
 
 

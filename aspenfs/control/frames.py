@@ -2,8 +2,9 @@
 
 A frame is a big-endian u32, the length of what follows, and at most CONTROL_FRAME_BYTES_MAX bytes
 of msgpack. A request is ``{"call": name, "args": {...}}``, its answer ``{"ok": value}`` or
-``{"error": kind, "message": text}``. One request at a time on a connection. Text carries what is no
-UTF-8 in paths as :func:`os.fsdecode` does.
+``{"error": kind, "message": text}``. One request at a time on a connection. After the answer to one
+that asks for a stream come ``{"item": value}``, any number of them, then an error and nothing more.
+Text carries what is no UTF-8 in paths as :func:`os.fsdecode` does.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import trio
 
 from aspenfs import limits
 from aspenfs.config import MountConfig, RemoteStore, aspenfs_version
-from aspenfs.control import Handlers, describe_inode, key_value_handlers
+from aspenfs.control import Handlers, change_handlers, describe_inode, key_value_handlers
 from aspenfs.filesystem import Filesystem
 from aspenfs.metadata import decode_superblock
 from aspenfs.mount.stores import MountStore
@@ -54,6 +54,7 @@ def mount_handlers(served: Served) -> Handlers:
 
     handlers = {
         **key_value_handlers(own_kv, read_only=served.config.read_only),
+        **change_handlers(own_kv, filesystem.keys),
         "status": status,
         "sync": sync,
         "inode": inode,

@@ -19,9 +19,9 @@ from aspenfs.change_feed import (
     FeedEvent,
     Follower,
     Place,
+    UntranslatableError,
     open_changes,
 )
-from aspenfs.change_feed.translator import UntranslatableError
 from aspenfs.errors import FilesystemError
 from aspenfs.filesystem import Filesystem, open_filesystem
 from aspenfs.metadata import Dentry, decode_dentry
