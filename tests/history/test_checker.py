@@ -89,6 +89,11 @@ MADE: Final = (tree(0, 5, "create a", seen="#1"), tree(0, 5, "mkdir d"))
         [tree(10, 20, "mkdir e"), tree(30, 40, "rename d e"), tree(50, 60, "rename d e", "ENOENT")],
         # A file that is opened can lose its name before it gets another.
         [tree(10, 40, "link a b", "ENOENT"), tree(20, 30, "unlink a")],
+        [
+            tree(10, 40, "link a b", "EEXIST"),
+            tree(20, 30, "unlink a"),
+            tree(31, 39, "create b", seen="#2"),
+        ],
         [tree(10, 20, "rmdir d"), tree(10, 20, "list d"), tree(30, 40, "list d", "ENOENT")],
         [tree(10, 20, "list ", seen="a#1 d"), tree(30, 40, "list d")],
         # A listing may tell of one change under way, and not of another that was earlier.

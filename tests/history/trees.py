@@ -176,7 +176,11 @@ def _results(tree: Tree, call: Call, at: list[str]) -> Iterator[Result]:
             made = call.seen[0] if call.seen else f"directory{call.start_ns}.{call.mount}"
             yield _make(tree, at[0], name, made)
         case "link":
-            yield _make(tree, at[1], name, at[0]) if tree.exists(at[0]) else _nothing(tree)
+            # Where both are wrong, POSIX leaves the error open.
+            if not tree.exists(at[0]):
+                yield _nothing(tree)
+            if tree.exists(at[0]) or tree.node(at[1], name) is not None:
+                yield _make(tree, at[1], name, at[0])
         case "open":
             node = tree.node(at[0], name)
             if node is None:
