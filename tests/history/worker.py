@@ -39,6 +39,7 @@ FILE_BYTES_MAX: Final = 4_000_000  # no file gets so large; a read ends there
 class _Record:
     """What comes of a call: fields of :class:`Call`."""
 
+    start_ns: int
     outcome: str = OK
     seen: tuple[str, ...] = ()
 
@@ -205,9 +206,10 @@ class Worker:
         path = self._path(part, "value")
         if part.kind == "replaced":
             new = self._path(part, value)
-            self._store(new, os.O_CREAT | os.O_EXCL, data)
             with self._recorded(part, "write") as record:
                 record.seen = (value,)
+                self._store(new, os.O_CREAT | os.O_EXCL, data)
+                record.start_ns = time.monotonic_ns()
                 os.rename(new, path)
             return
         with self._recorded(part, "write") as record:
@@ -249,16 +251,22 @@ class Worker:
     @contextmanager
     def _recorded(self, part: Part, action: str, *names: str) -> Iterator[_Record]:
         """Record what is done in the block."""
-        record = _Record()
-        start_ns = time.monotonic_ns()
+        record = _Record(time.monotonic_ns())
         try:
             yield record
         except OSError as error:
             record.outcome = errno.errorcode.get(error.errno or 0, str(error))
-        end_ns = time.monotonic_ns()
+        now_ns = time.monotonic_ns()
         self.history.append(
             Call(
-                start_ns, end_ns, self._mount, part.name, action, names, record.outcome, record.seen
+                record.start_ns,
+                now_ns,
+                self._mount,
+                part.name,
+                action,
+                names,
+                record.outcome,
+                record.seen,
             )
         )
 
