@@ -28,7 +28,6 @@ enum operation {
     OPERATION_FALLOCATE,
     OPERATION_LSEEK,
     OPERATION_COPY_FILE_RANGE,
-    OPERATION_SYNCFS, /* sent to libfuse 3.18 and newer only */
     OPERATION_COUNT
 };
 

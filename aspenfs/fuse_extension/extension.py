@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 _LOCKS: Final = frozenset({"getlk", "setlk", "flock"})
-_OPERATIONS: Final = ("fallocate", "lseek", "copy_file_range", "syncfs", *sorted(_LOCKS))
+_OPERATIONS: Final = ("fallocate", "lseek", "copy_file_range", *sorted(_LOCKS))
 
 
 class Settings(NamedTuple):
@@ -111,7 +111,7 @@ class FuseExtension:
             self._native.disarm()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answer requests until cancelled; those in work then are answered with EINTR."""
+        """Answer requests until cancelled; those in work then are answered with ENOTCONN."""
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
@@ -168,7 +168,10 @@ class FuseExtension:
             self._lock_waiters -= is_lock_waiter
             self.end(request.unique)
             if not request.is_answered:
-                _sent(request, request.reply_error(errno.EINTR))
+                # EINTR is for those who are signalled: for others the kernel makes of it, for a
+                # lock, an error that no program knows (ERESTARTSYS, fuse_setlk in fs/fuse/file.c).
+                number = errno.EINTR if scope.cancelled_caught else errno.ENOTCONN
+                _sent(request, request.reply_error(number))
 
     async def _answer(self, request: Request) -> int:
         """Run the handler and reply; return what the device said to it."""

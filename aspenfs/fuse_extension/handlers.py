@@ -8,8 +8,9 @@ from typing import Protocol
 class Handlers(Protocol):
     """What answers the requests. Each method may be missing: the kernel does without, then.
 
-    Each raises FilesystemError with the errno for its caller. A signal to the caller, or the end of
-    the mount, cancels it where it waits; if it returns all the same, that is the answer.
+    Each raises FilesystemError with the errno for its caller, but never with EINTR: a signal to the
+    caller cancels it where it waits, as the end of the mount does. If it returns all the same, that
+    is the answer.
 
     An ``owner`` is the kernel's number for whoever holds a lock: for POSIX locks the files of a
     process (fcntl(2)), for those of an open file description and for BSD locks that description.
@@ -61,8 +62,4 @@ class Handlers(Protocol):
         flags: int,
     ) -> int:
         """Copy within the volume; return how many bytes."""
-        ...
-
-    async def syncfs(self, ino: int) -> None:
-        """Write all to stable storage. Sent where kernel and libfuse both know of it."""
         ...

@@ -14,6 +14,10 @@
 
 #define ERRNO_MAX 999 /* fuse_reply_err() refuses larger ones */
 
+/* The most that one copy is asked for, in bytes: the answer has 32 bits, and what is left is asked
+   for anew, from the start of a page. */
+#define COPY_MAX (UINT32_MAX & ~(size_t)4095)
+
 const char *const operation_names[OPERATION_COUNT] = {
     [OPERATION_GETLK] = "getlk",
     [OPERATION_SETLK] = "setlk",
@@ -21,7 +25,6 @@ const char *const operation_names[OPERATION_COUNT] = {
     [OPERATION_FALLOCATE] = "fallocate",
     [OPERATION_LSEEK] = "lseek",
     [OPERATION_COPY_FILE_RANGE] = "copy_file_range",
-    [OPERATION_SYNCFS] = "syncfs",
 };
 
 /* One request. Those that are not answered are in a list, guarded like all here by the GIL. */
@@ -319,15 +322,8 @@ static void handle_copy_file_range(fuse_req_t request, fuse_ino_t from_ino, off_
 {
     hand_over(request, OPERATION_COPY_FILE_RANGE, "(KKLKKLKi)", UNSIGNED(from_ino),
               UNSIGNED(from->fh), SIGNED(from_offset), UNSIGNED(to_ino), UNSIGNED(to->fh),
-              SIGNED(to_offset), UNSIGNED(length), flags);
+              SIGNED(to_offset), UNSIGNED(length < COPY_MAX ? length : COPY_MAX), flags);
 }
-
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
-static void handle_syncfs(fuse_req_t request, fuse_ino_t ino)
-{
-    hand_over(request, OPERATION_SYNCFS, "(K)", UNSIGNED(ino));
-}
-#endif
 
 void requests_add_handlers(struct fuse_lowlevel_ops *table, const bool serves[OPERATION_COUNT])
 {
@@ -343,8 +339,4 @@ void requests_add_handlers(struct fuse_lowlevel_ops *table, const bool serves[OP
         table->lseek = handle_lseek;
     if (serves[OPERATION_COPY_FILE_RANGE])
         table->copy_file_range = handle_copy_file_range;
-#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
-    if (serves[OPERATION_SYNCFS])
-        table->syncfs = handle_syncfs;
-#endif
 }

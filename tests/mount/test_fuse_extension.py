@@ -282,7 +282,13 @@ def test_a_handler_of_pyfuse3_is_told_of_a_signal(mount: MemoryMount) -> None:
 
 
 def test_who_waits_is_answered_when_the_session_ends(mount: MemoryMount) -> None:
-    refused = "try:\n    fcntl.flock(fd, fcntl.LOCK_EX)\nexcept OSError:\n    sys.exit(3)\n"
+    refused = (
+        "try:\n"
+        "    fcntl.flock(fd, fcntl.LOCK_EX)\n"
+        "except OSError as error:\n"
+        "    assert error.errno == errno.ENOTCONN, error\n"
+        "    sys.exit(3)\n"
+    )
     fd = os.open(mount.file, os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -136,9 +136,16 @@ def kernel(received: list[Request]) -> Iterator[FakeKernel]:
         (Opcode.LSEEK, lseek(2**40, os.SEEK_HOLE), "lseek", (NODE, FH, 2**40, os.SEEK_HOLE)),
         (
             Opcode.COPY_FILE_RANGE,
-            struct.pack("<7Q", FH, 2**40, 3, 8, 2**41, 2**33, 0),
+            struct.pack("<7Q", FH, 2**40, 3, 8, 2**41, 2**31, 0),
             "copy_file_range",
-            (NODE, FH, 2**40, 3, 8, 2**41, 2**33, 0),
+            (NODE, FH, 2**40, 3, 8, 2**41, 2**31, 0),
+        ),
+        (
+            # As many bytes as its answer can tell of, in whole pages.
+            Opcode.COPY_FILE_RANGE,
+            struct.pack("<7Q", FH, 0, 3, 8, 0, 2**33, 0),
+            "copy_file_range",
+            (NODE, FH, 0, 3, 8, 0, 2**32 - 4096, 0),
         ),
     ],
 )
