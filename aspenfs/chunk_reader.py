@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import trio
 
@@ -17,6 +18,17 @@ from aspenkv.errors import AspenKvError
 from aspenkv.limits import GET_KEYS_MAX
 
 log = logging.getLogger(__name__)
+
+
+class Stored(NamedTuple):
+    """Bytes of a file, as parts to join; holes are zeros.
+
+    ``has_new_holes``: chunks were missing or short when the store was asked just now. If the inode
+    has not changed since it was read they are holes, else others may have removed them.
+    """
+
+    parts: list[bytes | memoryview]
+    has_new_holes: bool
 
 
 class Readahead:
@@ -71,18 +83,19 @@ class ChunkReader:
 
     async def read(
         self, ino: Ino, offset: int, end: int, size: int, readahead: Readahead
-    ) -> list[bytes | memoryview]:
-        """Return the bytes of ``[offset, end)``, as parts to join; holes are zeros.
+    ) -> Stored:
+        """Return the bytes of ``[offset, end)``.
 
         ``end`` is at most ``size``, the size of the file.
         """
         keys = self._keys
         parts = list(slices(offset, end - offset, limits.CHUNK_BYTES))
-        found = await self._chunks([keys.chunk(ino, part.chunk_index) for part in parts])
+        found, fetched = await self._chunks([keys.chunk(ino, part.chunk_index) for part in parts])
         if self._readahead:
             self._start_readahead(ino, offset, end, size, readahead)
         buffers: list[bytes | memoryview] = []
-        for part, chunk in zip(parts, found, strict=True):
+        has_new_holes = False
+        for position, (part, chunk) in enumerate(zip(parts, found, strict=True)):
             if part.chunk_offset == 0 and part.length == len(chunk):
                 buffers.append(chunk)
                 continue
@@ -90,10 +103,11 @@ class ChunkReader:
             buffers.append(data)
             if len(data) < part.length:
                 buffers.append(bytes(part.length - len(data)))
-        return buffers
+                has_new_holes |= position in fetched
+        return Stored(buffers, has_new_holes)
 
-    async def _chunks(self, keys: Sequence[bytes]) -> list[bytes]:
-        """Return chunks by key, b"" for each hole."""
+    async def _chunks(self, keys: Sequence[bytes]) -> tuple[list[bytes], Sequence[int]]:
+        """Return chunks by key, b"" for each hole, and which of them the store was asked for."""
         cache = self._cache
         found: list[bytes | None] = []
         missing: list[int] = []
@@ -109,7 +123,7 @@ class ChunkReader:
             fetched = await self._fetch([keys[position] for position in missing])
             for position, chunk in zip(missing, fetched, strict=True):
                 found[position] = chunk
-        return [b"" if chunk is None else chunk for chunk in found]
+        return [b"" if chunk is None else chunk for chunk in found], missing
 
     async def _fetch(self, keys: Sequence[bytes]) -> list[bytes]:
         chunks: list[bytes] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import trio
@@ -153,29 +154,40 @@ class Data:
         file, readahead = handle.file, handle.readahead
         dirty = file.within(offset, offset + size) if file.is_dirty else []
         dirty_end = file.end
-        node = await self._inodes.require(file.ino)
-        end = min(offset + size, max(node.inode.size, dirty_end))
-        if not dirty and end <= node.inode.size:
-            return await self._stored(node, file.ino, offset, end, readahead)
-        if offset >= end:
-            return b""
-        stored_end = min(end, node.inode.size)
-        stored = await self._stored(node, file.ino, offset, stored_end, readahead)
+        stored = await self._stored(file.ino, offset, offset + size, readahead)
+        end = min(offset + size, max(offset + len(stored), dirty_end))
+        if not dirty and end <= offset + len(stored):
+            return stored
         buffer = bytearray(stored.ljust(end - offset, b"\x00"))
         overlay(buffer, offset, dirty)
         return bytes(buffer)
 
-    async def _stored(
-        self, node: Node, ino: Ino, offset: int, end: int, readahead: Readahead
-    ) -> bytes:
-        if offset >= end:
-            return b""
-        if node.inode.inline is not None:
-            return node.inode.inline[offset:end]
-        parts = await self._reader.read(ino, offset, end, node.inode.size, readahead)
+    async def _stored(self, ino: Ino, offset: int, end: int, readahead: Readahead) -> bytes:
+        """Return what the store has of ``[offset, end)``, up to the end of the file.
+
+        Who cuts or removes a file takes chunks that this mount still counts on. So where some are
+        missing, it looks whether the inode is still the one that it was.
+        """
+        parts: Sequence[Buffer] = ()
+        for _ in range(limits.READ_ATTEMPTS_MAX):
+            node = await self._inodes.require(ino)
+            end_now = min(end, node.inode.size)
+            if offset >= end_now:
+                return b""
+            if node.inode.inline is not None:
+                return node.inode.inline[offset:end_now]
+            parts, has_new_holes = await self._reader.read(
+                ino, offset, end_now, node.inode.size, readahead
+            )
+            if not has_new_holes or not await self._has_changed(ino, node):
+                break
         if len(parts) == 1 and type(parts[0]) is bytes:
             return parts[0]
         return b"".join(parts)
+
+    async def _has_changed(self, ino: Ino, node: Node) -> bool:
+        now = await self._inodes.reload(ino)
+        return now is None or now.inode != node.inode
 
     async def write(
         self, fh: FileHandle, offset: int, data: Buffer, *, may_be_page: bool = False

@@ -490,8 +490,8 @@ class Filesystem:
         if not is_retry:
             await self._coherence.before_open(ino)
         node = await self._inodes.node(ino)
-        if node is None and ino not in self._removed:
-            raise FilesystemError(errno.ESTALE)
+        if node is None and ino not in self._removed and not is_retry:
+            raise FilesystemError(errno.ESTALE)  # else it is open, and was removed: it is empty
         if node is not None and not node.inode.is_directory:
             raise FilesystemError(errno.ENOTDIR)
         return FileHandle(self._handles.add(OpenDirectory(self._inodes, ino)))

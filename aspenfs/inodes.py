@@ -190,6 +190,23 @@ class Inodes:
         (found,) = await self._kv.get((key,))
         return self._fill_entry(key, found, token)
 
+    async def meaning(self, parent: Ino, name: bytes) -> tuple[Entry, Node | None]:
+        """Return what a name means, with its inode; None: it does not exist.
+
+        The two are read one after the other, and others may replace the name in between: then it
+        is read anew.
+        """
+        for _ in range(limits.READ_ATTEMPTS_MAX):
+            entry = await self.entry(parent, name)
+            if entry.dentry is None:
+                return entry, None
+            node = await self.node(entry.dentry.ino)
+            if node is not None:
+                return entry, node
+            self._caches.meta.invalidate(self._keys.dentry(parent, name))
+            self._caches.names.invalidate(self._keys.dentries(parent))
+        return _NO_ENTRY, None
+
     async def _entry_among(self, parent: Ino, name: bytes, stretch: Stretch) -> Entry | None:
         """Bring names and their inodes into the caches, and return what the one sought means.
 

@@ -73,8 +73,8 @@ KERNEL_BATCH_MAX: Final = 64  # of them told by a thread at a time
 KERNEL_THREADS: Final = 2  # for inodes and for entries each: one may wait for the kernel's locks
 KERNEL_SETTLE_S: Final = 1.0  # that an open waits for them; else the kernel drops all pages itself
 KERNEL_DELAY_S: Final = 0.1  # until the kernel has a reply in hand, at which its timeouts begin
-OPEN_RETRIES_MAX: Final = 4096  # threads that are about to open again what was ESTALE
-OPEN_RETRY_S: Final = 1.0  # after which they are not
+PATH_RETRIES_MAX: Final = 4096  # threads that are about to try again what was ESTALE
+PATH_RETRY_S: Final = 1.0  # after which they are not
 READDIR_KEPT_NAMES_MAX: Final = 4096  # per open directory, for seekdir
 READDIR_CHECKPOINTS_MAX: Final = 1024  # per open directory, for seekdir further back
 
@@ -148,7 +148,6 @@ STARTUP_REPORT_BYTES_MAX: Final = 64 * 1024
 CONTROL_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024  # a scan page and its framing
 CONTROL_CONNECTIONS_MAX: Final = 16
 CONTROL_STREAMS_MAX: Final = 4  # connections that are sent items without end
-CONTROL_STREAMS_MAX: Final = 4  # connections that are sent items without end
 CONTROL_BACKLOG: Final = 16
 CONTROL_IDLE_S: Final = 60.0  # between two requests of one connection
 CONTROL_SEND_S: Final = 30.0
@@ -160,7 +159,6 @@ INFO_CHUNKS_NAMED_MAX: Final = 64  # chunks that `aspenfs info` lists one by one
 FEED_NAMES_MAX: Final = 2**18  # that one `aspenfs watch` knows, at about half a KiB each
 FEED_BACKLOG_EVENTS_MAX: Final = 8192  # commits that wait while it prints, or reads names
 FEED_WRITES_S: Final = 1.0  # in which further writes of one file are told as one
-FEED_RETRY_S: Final = 1.0  # between tries to go on after the feed broke
 FEED_RETRY_S: Final = 1.0  # between tries to go on after the feed broke
 
 assert CHUNK_BYTES <= kv_limits.VALUE_BYTES_MAX, "a chunk is one value"
@@ -181,12 +179,6 @@ assert SESSION_KEEPALIVE_S + 3 * (SESSION_CALL_S + SESSION_RETRY_S) < SESSION_TT
 )
 assert 2 * kv_limits.SCAN_BYTES_MAX + kv_limits.VALUE_BYTES_MAX < CONTROL_FRAME_BYTES_MAX, (
     "a scan page fits a control frame, with its framing"
-)
-assert CONTROL_STREAMS_MAX * 3 < kv_limits.SESSION_WATCHES_MAX, (
-    "feeds of changes, with three watches each, leave one to the mount that shares their client"
-)
-assert 2 * CONTROL_STREAMS_MAX < CONTROL_CONNECTIONS_MAX, (
-    "a feed and its reads leave connections to others"
 )
 assert CONTROL_STREAMS_MAX * 3 < kv_limits.SESSION_WATCHES_MAX, (
     "feeds of changes, with three watches each, leave one to the mount that shares their client"

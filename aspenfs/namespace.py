@@ -99,11 +99,8 @@ class Namespace:
             return Found(above, await self._inodes.require(above))
         if len(name) > limits.NAME_BYTES_MAX:
             raise FilesystemError(errno.ENAMETOOLONG)
-        entry = await self._inodes.entry(parent, name)
-        if entry.dentry is None:
-            return None
-        node = await self._inodes.node(entry.dentry.ino)
-        return None if node is None else Found(entry.dentry.ino, node)
+        entry, node = await self._inodes.meaning(parent, name)
+        return None if entry.dentry is None or node is None else Found(entry.dentry.ino, node)
 
     async def make(
         self,
@@ -361,12 +358,9 @@ class Namespace:
     async def _existing(self, parent: Ino, name: bytes) -> _Existing:
         if len(name) > limits.NAME_BYTES_MAX:
             raise FilesystemError(errno.ENAMETOOLONG)
-        entry = await self._inodes.entry(parent, name)
-        if entry.dentry is None:
+        entry, node = await self._inodes.meaning(parent, name)
+        if entry.dentry is None or node is None:
             raise FilesystemError(errno.ENOENT)
-        node = await self._inodes.node(entry.dentry.ino)
-        if node is None:
-            raise FilesystemError(errno.ENOENT, f"inode {entry.dentry.ino} is gone")
         return _Existing(entry, entry.dentry.ino, node)
 
     async def _inherit(self, parent: Ino, above: Node, mode: int) -> tuple[int, dict[bytes, bytes]]:

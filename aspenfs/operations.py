@@ -15,9 +15,9 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+import stat
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -27,15 +27,12 @@ from aspenfs.errors import FilesystemError, errno_of
 from aspenfs.filesystem import Filesystem
 from aspenfs.interrupts import Caller, Interrupts
 from aspenfs.kernel_notifier import KernelNotifier
+from aspenfs.path_retries import PathRetries
 from aspenfs.types import AttributeChanges, Attributes, Context, FileHandle, Ino
 
 log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
-
-
-class _Open(Protocol):
-    def __call__(self, *, is_retry: bool) -> Awaitable[FileHandle]: ...
 
 
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever st_blksize is
@@ -53,7 +50,10 @@ def _handler(method: F) -> F:
         try:
             return await method(self, *args)
         except FilesystemError as error:
-            raise pyfuse3.FUSEError(error.errno) from None
+            number = error.errno
+            if number == errno.ESTALE and knows_caller:
+                number = self._retries.error_for(args[-1].pid, method.__name__, args[0])
+            raise pyfuse3.FUSEError(number) from None
         except Exception as error:  # noqa: BLE001  # nothing may reach pyfuse3's loop
             raise pyfuse3.FUSEError(self.explain(method.__name__, error)) from None
 
@@ -113,7 +113,7 @@ class Operations(pyfuse3.Operations):
             lambda name: pyfuse3.invalidate_entry(name.parent, name.name),
             lambda: (filesystem.known_inodes(), filesystem.known_names()),
         )
-        self._retries = _Retries()
+        self._retries = PathRetries(trio.current_time)
 
     def explain(self, handler: str, error: Exception) -> int:
         """Return the errno for an error of a handler; a bug of ours is logged, counted, and EIO."""
@@ -144,8 +144,14 @@ class Operations(pyfuse3.Operations):
         entry.generation = found.generation
         is_told = self._fs.hears_of_changes
         entry.entry_timeout = self._entry_timeout_s if is_told else 0
+        if stat.S_ISLNK(found.mode):  # else a path is walked over it without a question
+            entry.entry_timeout = self._certain_s()
         entry.attr_timeout = self._attr_timeout_s if is_told else 0
         return entry
+
+    def _certain_s(self) -> float:
+        """Return for how many seconds the kernel may answer by itself what has to be exact."""
+        return max(0.0, self._fs.alone_for_s - limits.KERNEL_DELAY_S)
 
     # --- inodes and names -----------------------------------------------------------------------
 
@@ -162,8 +168,7 @@ class Operations(pyfuse3.Operations):
                 raise
         absent = pyfuse3.EntryAttributes()
         absent.st_ino = 0
-        # An open of a name that the kernel takes for missing never comes to us.
-        absent.entry_timeout = max(0.0, self._fs.alone_for_s - limits.KERNEL_DELAY_S)
+        absent.entry_timeout = self._certain_s()  # an open of a missing name never comes to us
         return absent
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -273,8 +278,13 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """See Filesystem.open. The kernel keeps its pages if it is told who else writes."""
         direct = _is_direct(flags)
-        open_file = partial(self._fs.open, Ino(inode), flags, drops_set_id=direct and ctx.uid != 0)
-        fh = await self._retries.open(ctx.pid, open_file)
+        fh = await self._fs.open(
+            Ino(inode),
+            flags,
+            drops_set_id=direct and ctx.uid != 0,
+            is_retry=self._retries.takes_anew(ctx.pid, "open"),
+        )
+        self._retries.succeeded(ctx.pid)
         self._openers[fh] = ctx.pid
         # While one with O_TRUNC is open()ing, the kernel itself may wait with what we wait for.
         keep = self._fs.hears_of_changes and (
@@ -336,7 +346,9 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """See Filesystem.opendir."""
-        fh = await self._retries.open(ctx.pid, partial(self._fs.opendir, Ino(inode)))
+        is_retry = self._retries.takes_anew(ctx.pid, "opendir")
+        fh = await self._fs.opendir(Ino(inode), is_retry=is_retry)
+        self._retries.succeeded(ctx.pid)
         self._openers[fh] = ctx.pid
         return fh
 
@@ -433,33 +445,6 @@ class Operations(pyfuse3.Operations):
                 task_status.started()
         finally:
             self._fs.listen(None)
-
-
-class _Retries:
-    """Threads that were told ESTALE by an open, upon which Linux walks the path once more.
-
-    At each step it asks us (LOOKUP_REVAL), so the names are right then, even if another client has
-    changed them again meanwhile; who said ESTALE again would say it to the process.
-    """
-
-    def __init__(self) -> None:
-        self._until_s: dict[int, float] = {}
-
-    async def open(self, tid: int, open_it: _Open) -> FileHandle:
-        """Open something for a thread.
-
-        Raises:
-            FilesystemError: what the open raised.
-        """
-        is_retry = self._until_s.pop(tid, 0.0) > trio.current_time()
-        try:
-            return await open_it(is_retry=is_retry)
-        except FilesystemError as error:
-            if error.errno == errno.ESTALE and not is_retry:
-                self._until_s[tid] = trio.current_time() + limits.OPEN_RETRY_S
-                if len(self._until_s) > limits.OPEN_RETRIES_MAX:
-                    del self._until_s[next(iter(self._until_s))]
-            raise
 
 
 def _is_direct(flags: int) -> bool:

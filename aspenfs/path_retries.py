@@ -1,0 +1,65 @@
+"""What Linux does when a filesystem answers ESTALE: it walks the path once more. Pure.
+
+At each step it then asks for the name anew (LOOKUP_REVAL; retry_estale() in linux/namei.h). A
+second ESTALE goes to the process, which knows no such error from a local disk.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aspenfs import limits
+
+
+class _Stale(NamedTuple):
+    """Which call on which inode was answered ESTALE."""
+
+    call: str
+    ino: int
+    told_at_s: float
+
+
+class PathRetries:
+    """The threads that were answered ESTALE a moment ago, and for what.
+
+    Args:
+        monotonic: the time in seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        """Start with none."""
+        self._monotonic = monotonic
+        self._stale: OrderedDict[int, _Stale] = OrderedDict()
+
+    def takes_anew(self, tid: int, call: str) -> bool:
+        """Return whether a thread has just looked every name up anew for this call.
+
+        So the names are right, even if others have changed them again meanwhile; who said ESTALE
+        again would say it to the process.
+        """
+        stale = self._stale.get(tid)
+        return stale is not None and stale.call == call and self._is_recent(stale)
+
+    def succeeded(self, tid: int) -> None:
+        """Note that a thread's call went well."""
+        self._stale.pop(tid, None)
+
+    def error_for(self, tid: int, call: str, ino: int) -> int:
+        """Return the errno for a call on an inode that is gone.
+
+        ESTALE; the second time ENOENT, as on a local disk: the thread gets to the inode by
+        something other than a name, such as a directory that it has open.
+        """
+        before = self._stale.pop(tid, None)
+        if before is not None and before[:2] == (call, ino) and self._is_recent(before):
+            return errno.ENOENT
+        self._stale[tid] = _Stale(call, ino, self._monotonic())
+        if len(self._stale) > limits.PATH_RETRIES_MAX:
+            self._stale.popitem(last=False)
+        return errno.ESTALE
+
+    def _is_recent(self, stale: _Stale) -> bool:
+        return self._monotonic() - stale.told_at_s < limits.PATH_RETRY_S
