@@ -48,7 +48,7 @@ class Pair(NamedTuple):
     Attributes:
         first: the directory on one mount.
         second: the same on the other.
-        rounds: how often a test is to do in each direction what it does.
+        rounds: how often a test is to do what it does, in both directions together.
         store_option: the option that names the store to a command.
     """
 
@@ -61,7 +61,7 @@ class Pair(NamedTuple):
         """Yield a number and who writes and who reads: many times one way, then the other way."""
         number = 0
         for writer, reader in ((self.first, self.second), (self.second, self.first)):
-            for _ in range(rounds or self.rounds):
+            for _ in range((rounds or self.rounds) // 2):
                 yield number, writer, reader
                 number += 1
 

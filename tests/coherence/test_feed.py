@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.mount.mounts import Mount, eventually
 pytestmark = pytest.mark.mount
 
 ROUNDS: Final = 100
-CUT_ROUNDS: Final = 3
+CUT_ROUNDS: Final = 2
 BUSY_S: Final = 1.0  # what a busy machine adds
 SIZE: Final = 300_000
 
@@ -73,6 +74,19 @@ def test_new_bytes_are_seen_by_who_has_the_file_open(pair: Pair, size: int) -> N
             with (writer / "file").open("r+b") as other:
                 other.write(content)
             seconds_until(lambda: os.pread(file, size, 0) == content, FEED_S)  # noqa: B023
+
+
+def test_new_bytes_are_seen_in_a_mapping(pair: Pair) -> None:
+    (pair.first / "file").write_bytes(bytes(SIZE))
+    with (
+        opened(pair.second / "file", os.O_RDONLY) as file,
+        mmap.mmap(file, SIZE, prot=mmap.PROT_READ) as mapping,
+    ):
+        for number in range(20):
+            content = bytes([number + 1]) * SIZE
+            with (pair.first / "file").open("r+b") as other:
+                other.write(content)
+            seconds_until(lambda: mapping[:] == content, FEED_S)  # noqa: B023
 
 
 # --- when it is cut -------------------------------------------------------------------------------
