@@ -49,8 +49,10 @@ def _meets(one: Call, other: Call) -> bool:
     if one.part != other.part:
         return False
     paths = {name for path in one.names for name in path.split("/")}
-    return not (one.names and other.names) or any(
-        name in paths for path in other.names for name in path.split("/")
+    return (
+        "list" in {one.action, other.action}
+        or not (one.names and other.names)
+        or any(name in paths for path in other.names for name in path.split("/"))
     )
 
 
