@@ -8,6 +8,7 @@ from typing import Final
 from aspenkv.contract import (
     Add,
     Check,
+    Copy,
     Delete,
     DeleteRange,
     Op,
@@ -125,7 +126,7 @@ class Chooser:
         return RangeEmpty(self._key(), self._key())
 
     def _op(self) -> Op:
-        match self._source.byte() % 5:
+        match self._source.byte() % 6:
             case 0:
                 return Put(self._key(), self._bytes(), self.number())
             case 1:
@@ -135,6 +136,8 @@ class Chooser:
             case 3:
                 end = self.number() if self._flag() else None
                 return Patch(self._key(), self.number(), self._bytes(), end)
+            case 4:
+                return Copy(self._key(), self._key())
             case _:
                 return Add(self._key(), self.number() - 2**63)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from aspenkv.contract import Check, DeleteRange, Op, RangeEmpty
+from aspenkv.contract import Check, Copy, DeleteRange, Op, RangeEmpty
 from aspenkv.errors import AccessDeniedError
 from aspenkv.ranges import prefix_end
 
@@ -72,7 +72,9 @@ class Access:
         for part in (*checks, *ops):
             if isinstance(part, RangeEmpty | DeleteRange):
                 self.check_range(part.start, part.end)
-            elif not part.key.startswith(prefix):
+            elif not part.key.startswith(prefix) or (
+                isinstance(part, Copy) and not part.source.startswith(prefix)
+            ):
                 raise _outside()
 
 

@@ -98,8 +98,20 @@ class Add(NamedTuple):
     delta: int
 
 
+class Copy(NamedTuple):
+    """Write the value of ``source`` at ``key``, on no lease; remove ``key`` if there is no source.
+
+    So the value need not pass through the client. The copies of one commit have at most
+    COMMIT_COPIED_BYTES_MAX bytes together. An engine whose store cannot copy (etcd) reads the
+    source, and puts its value in a transaction that also compares its revision.
+    """
+
+    key: bytes
+    source: bytes
+
+
 Check = RevisionIs | RangeEmpty
-Op = Put | Delete | DeleteRange | Patch | Add
+Op = Put | Delete | DeleteRange | Patch | Add | Copy
 
 
 class CommitResult(NamedTuple):
@@ -281,6 +293,8 @@ class KeyValue(Protocol):
         Raises:
             InvalidRequestError: a limit is broken, or an ``add`` meets a value that is no counter
                 or overflows. Nothing was done.
+            CommitTooLargeError: copies have more than COMMIT_COPIED_BYTES_MAX bytes. Nothing was
+                done.
             LeaseNotFoundError: a put names a lease that does not exist. Nothing was done.
             TooManyError: LEASE_KEYS_MAX keys hang on leases. Nothing was done.
         """

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from aspenkv.contract import NO_LEASE, Delete, DeleteRange, Op, Put
+from aspenkv.contract import NO_LEASE, Copy, Delete, DeleteRange, Op, Put
 from aspenkv.errors import DataCorruptError, LeaseNotFoundError, TooManyError
 from aspenkv.limits import (
     LEASE_KEYS_MAX,
@@ -196,7 +196,7 @@ class LeaseTable:
             elif isinstance(op, Put) and op.lease != NO_LEASE:
                 self.live(op.lease, now_s, prefix)
                 touched[op.key] = op.lease
-            elif isinstance(op, Put | Delete) and (op.key in lease_of or op.key in touched):
+            elif isinstance(op, Put | Delete | Copy) and (op.key in lease_of or op.key in touched):
                 touched[op.key] = NO_LEASE
         self._check_count(touched)
         return touched

@@ -15,6 +15,7 @@ COUNTER_MAX: Final = 2**63 - 1
 COMMIT_OPS_MAX: Final = 128
 COMMIT_CHECKS_MAX: Final = 128
 COMMIT_BYTES_MAX: Final = 1536 * 1024
+COMMIT_COPIED_BYTES_MAX: Final = 4 * 1024 * 1024  # of values; other commits wait some 10 ms for it
 
 GET_KEYS_MAX: Final = 1024
 READ_ATTEMPTS_MAX: Final = 64  # of values that are overwritten each time while they are read
@@ -99,6 +100,7 @@ TEXT_BYTES_MAX: Final = 256  # of a name or label that is shown to people, in UT
 ERROR_MESSAGE_BYTES_MAX: Final = 1024
 
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < COMMIT_BYTES_MAX, "the largest record must fit a commit"
+assert VALUE_BYTES_MAX <= COMMIT_COPIED_BYTES_MAX, "every value can be copied"
 assert KEY_BYTES_MAX + VALUE_BYTES_MAX < 2 * SCAN_BYTES_MAX, "a scan page holds one record at least"
 
 # --- the QUIC driver -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from aspenkv.contract import (
     NO_LEASE,
     Add,
     Check,
+    Copy,
     Delete,
     DeleteRange,
     Op,
@@ -173,6 +174,10 @@ def _add_bytes(op: Add) -> int:
     return check_key(op.key)
 
 
+def _copy_bytes(op: Copy) -> int:
+    return check_key(op.key) + check_key(op.source)
+
+
 def _key_bytes(part: RevisionIs | Delete) -> int:
     return check_key(part.key)
 
@@ -191,6 +196,7 @@ _OF_OPS: Final[dict[type, _Checker]] = {
     DeleteRange: _range_bytes,
     Patch: _patch_bytes,
     Add: _add_bytes,
+    Copy: _copy_bytes,
 }
 
 

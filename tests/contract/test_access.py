@@ -14,6 +14,7 @@ from aspenkv.access import Grant
 from aspenkv.contract import (
     Add,
     Check,
+    Copy,
     Delete,
     DeleteRange,
     Op,
@@ -85,6 +86,8 @@ OUTSIDE: Calls = {
     "delete all": commit(DeleteRange(b"", b"\xff" * 1024)),
     "patch": commit(Patch(THEIRS, 0, b"x")),
     "add": commit(Add(THEIRS, 1)),
+    "copy from": commit(Copy(MINE, THEIRS)),
+    "copy to": commit(Copy(THEIRS, MINE)),
     "create a ticket": lambda session: session.create_ticket(ADMIN, label="", expires_s=None),
     "create a ticket like mine": lambda session: session.create_ticket(A, label="", expires_s=None),
     "list tickets": lambda session: session.list_tickets(),

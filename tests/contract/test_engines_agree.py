@@ -17,6 +17,7 @@ from aspenkv.contract import (
     Add,
     Check,
     CommitResult,
+    Copy,
     Delete,
     DeleteRange,
     KeyValue,
@@ -66,6 +67,7 @@ ops = st.one_of(
         st.one_of(values, values.map(view)),
         st.one_of(st.none(), sizes),
     ),
+    st.builds(Copy, keys, keys),
     st.builds(Add, keys, st.sampled_from([0, 1, -1, limits.COUNTER_MAX, limits.COUNTER_MIN])),
 )
 

@@ -10,6 +10,7 @@ from aspenkv import limits
 from aspenkv.contract import (
     Add,
     Change,
+    Copy,
     Delete,
     DeleteRange,
     KeyValue,
@@ -115,10 +116,13 @@ async def test_a_lease_without_keys_ends_without_a_commit(kv: KeyValue) -> None:
         ([Patch(b"key", 0, b"x")], False),
         ([Put(b"key", b"12345678"), Add(b"key", 1)], True),
         ([Put(b"elsewhere", b""), DeleteRange(b"l", b"z")], False),
+        ([Copy(b"key", b"key")], True),
+        ([Copy(b"key", b"absent")], False),
+        ([Copy(b"elsewhere", b"key")], False),
     ],
-    ids=range(8),
+    ids=range(11),
 )
-async def test_a_put_without_lease_or_a_deletion_takes_the_key_off(
+async def test_a_put_without_lease_a_copy_or_a_deletion_takes_the_key_off(
     kv: KeyValue, ops: list[Op], remains: bool
 ) -> None:
     lease = await kv.lease(10)
@@ -145,8 +149,9 @@ async def test_a_key_hangs_on_the_lease_of_its_last_put(kv: KeyValue) -> None:
         (lambda lease: [Put(b"key", b""), Put(b"key", b"", lease)], True),
         (lambda lease: [Put(b"key", b"", lease), DeleteRange(b"a", b"z"), Put(b"key", b"")], False),
         (lambda lease: [Put(b"key", b"", lease), Patch(b"key", 0, b"x")], True),
+        (lambda lease: [Put(b"key", b"", lease), Copy(b"key", b"key")], False),
     ],
-    ids=range(4),
+    ids=range(5),
 )
 async def test_within_a_commit_the_last_operation_decides(
     kv: KeyValue, ops: object, hangs: bool

@@ -13,6 +13,7 @@ from aspenkv.contract import (
     ABSENT,
     Add,
     Change,
+    Copy,
     Delete,
     DeleteRange,
     KeyValue,
@@ -380,6 +381,8 @@ async def test_values_on_request(kv: KeyValue, size: int) -> None:
         Patch(b"p/b", 0, b"x"),
         Put(b"p/c", view),
         Add(b"p/d", 1),
+        Copy(b"p/e", b"p/c"),
+        Copy(b"elsewhere", b"p/c"),
         Delete(b"p/a"),
         DeleteRange(b"a", b"z"),
     ]
@@ -392,6 +395,7 @@ async def test_values_on_request(kv: KeyValue, size: int) -> None:
         Change(b"p/b", None, None),
         Change(b"p/c", None, b"v" * size),
         Change(b"p/d", None, None),
+        Change(b"p/e", None, None),
         Change(b"p/a", None, None),
         Change(b"p/", b"p0", None),
     )

@@ -2,7 +2,8 @@
 
 An engine stores two spaces side by side: the keys of clients, each with the revision that last
 wrote it, and the server's own records (leases and the like), which no client can name. A commit
-writes to both at once. Requests were validated before; an engine checks no limits.
+writes to both at once. Requests were validated before; an engine checks no limits but that of what
+is copied, which only it can know.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Engine(Protocol):
 
         Raises:
             InvalidRequestError: an ``add`` meets a value that is no counter, or overflows.
+            CommitTooLargeError: copies have more than COMMIT_COPIED_BYTES_MAX bytes.
         """
 
     async def commit(
@@ -75,6 +77,7 @@ class Engine(Protocol):
 
         Raises:
             InvalidRequestError: an ``add`` meets a value that is no counter, or overflows.
+            CommitTooLargeError: copies have more than COMMIT_COPIED_BYTES_MAX bytes.
         """
 
     async def server_records(self, prefix: bytes) -> list[tuple[bytes, bytes]]:

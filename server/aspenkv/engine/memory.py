@@ -12,6 +12,7 @@ from aspenkv.contract import (
     Add,
     Check,
     CommitResult,
+    Copy,
     Delete,
     DeleteRange,
     Op,
@@ -23,7 +24,7 @@ from aspenkv.contract import (
     Versioned,
 )
 from aspenkv.engine import ServerRecords, Usage
-from aspenkv.engine.mutations import added, check_size, patched
+from aspenkv.engine.mutations import added, check_copied, check_size, patched
 from aspenkv.limits import MEMORY_CAPACITY_BYTES, SCAN_BYTES_MAX
 
 
@@ -81,8 +82,12 @@ class MemoryEngine:
                 return CommitResult(self._revision, index)
         revision = self._revision + bool(ops)
         undo: list[tuple[bytes, Versioned | None]] = []
+        copied_bytes = 0
         try:
             for op in ops:
+                if isinstance(op, Copy):
+                    copied_bytes += len(self._value(op.source) or b"")
+                    check_copied(copied_bytes)
                 for key, value in self._effects(op):
                     new = None if value is None else Versioned(value, revision)
                     undo.append((key, self._store(key, new)))
@@ -157,3 +162,5 @@ class MemoryEngine:
                 return [(key, patched(self._value(key) or b"", op))]
             case Add(key, delta):
                 return [(key, added(key, self._value(key), delta))]
+            case Copy(key, source):
+                return [(key, self._value(source))]

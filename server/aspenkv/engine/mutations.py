@@ -1,4 +1,4 @@
-"""What ``patch`` and ``add`` do to a value, and how much a get returns: for all engines. Pure."""
+"""What operations do to a value, and bounds on values themselves: for all engines. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import struct
 from typing import Final
 
 from aspenkv.contract import Patch
-from aspenkv.errors import InvalidRequestError
-from aspenkv.limits import COUNTER_MAX, COUNTER_MIN
+from aspenkv.errors import CommitTooLargeError, InvalidRequestError
+from aspenkv.limits import COMMIT_COPIED_BYTES_MAX, COUNTER_MAX, COUNTER_MIN
 
 _COUNTER: Final = struct.Struct("<q")
 
@@ -21,6 +21,18 @@ def check_size(size_bytes: int, bytes_max: int | None) -> None:
     if bytes_max is not None and size_bytes > bytes_max:
         raise InvalidRequestError(
             f"{size_bytes} bytes of values in one get, and {bytes_max} are the most: ask for fewer"
+        )
+
+
+def check_copied(size_bytes: int) -> None:
+    """Check how much the copies of one commit take together.
+
+    Raises:
+        CommitTooLargeError: more than COMMIT_COPIED_BYTES_MAX.
+    """
+    if size_bytes > COMMIT_COPIED_BYTES_MAX:
+        raise CommitTooLargeError(
+            f"copies of {size_bytes} bytes in one commit: use at most {COMMIT_COPIED_BYTES_MAX}"
         )
 
 

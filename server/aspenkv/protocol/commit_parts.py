@@ -8,6 +8,7 @@ from typing import Any, Final
 from aspenkv.contract import (
     Add,
     Check,
+    Copy,
     Delete,
     DeleteRange,
     Op,
@@ -28,6 +29,7 @@ _DELETE: Final = 4
 _DELETE_RANGE: Final = 5
 _PATCH: Final = 6
 _ADD: Final = 7
+_COPY: Final = 8
 
 _CHECK_KINDS: Final[dict[type, int]] = {RevisionIs: _REVISION_IS, RangeEmpty: _RANGE_EMPTY}
 _OP_KINDS: Final[dict[type, int]] = {
@@ -36,6 +38,7 @@ _OP_KINDS: Final[dict[type, int]] = {
     DeleteRange: _DELETE_RANGE,
     Patch: _PATCH,
     Add: _ADD,
+    Copy: _COPY,
 }
 
 _CHECKS: Final[dict[int, Row[Any]]] = {
@@ -48,6 +51,7 @@ _OPS: Final[dict[int, Row[Any]]] = {
     _DELETE_RANGE: Row(DeleteRange, start=BYTES, end=BYTES),
     _PATCH: Row(Patch, key=BYTES, offset=U64, data=VALUE, truncate_to=OPTIONAL_U64),
     _ADD: Row(Add, key=BYTES, delta=I64),
+    _COPY: Row(Copy, key=BYTES, source=BYTES),
 }
 
 _SLOT_USE: Final = Row(SlotUse, slot=U64, sequence=U64)

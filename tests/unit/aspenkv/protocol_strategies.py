@@ -10,6 +10,7 @@ from aspenkv.contract import (
     Add,
     Change,
     CommitResult,
+    Copy,
     CreatedTicket,
     Delete,
     DeleteRange,
@@ -67,6 +68,7 @@ OPS = (
     | st.builds(DeleteRange, BYTES, BYTES)
     | st.builds(Patch, BYTES, U64, BYTES, st.none() | U64)
     | st.builds(Add, BYTES, I64)
+    | st.builds(Copy, BYTES, BYTES)
 )
 
 VERSIONED = st.builds(Versioned, BYTES, st.integers(1, 2**64 - 1))

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aspenkv.access import Access, Grant
-from aspenkv.contract import Add, Check, Delete, DeleteRange, Op, Patch, Put, RangeEmpty, RevisionIs
+from aspenkv.contract import (
+    Add,
+    Check,
+    Copy,
+    Delete,
+    DeleteRange,
+    Op,
+    Patch,
+    Put,
+    RangeEmpty,
+    RevisionIs,
+)
 from aspenkv.errors import AccessDeniedError
 from aspenkv.ranges import prefix_end
 
@@ -38,6 +49,8 @@ key_parts: list[Callable[[bytes], tuple[list[Check], list[Op]]]] = [
     lambda key: ([], [Delete(key)]),
     lambda key: ([], [Patch(key, 0, b"")]),
     lambda key: ([], [Add(key, 1)]),
+    lambda key: ([], [Copy(key, PREFIX)]),
+    lambda key: ([], [Copy(PREFIX, key)]),
     lambda key: ([], [Put(PREFIX, b""), Put(key, b"")]),
 ]
 range_parts: list[Callable[[bytes, bytes], tuple[list[Check], list[Op]]]] = [

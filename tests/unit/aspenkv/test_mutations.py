@@ -1,12 +1,15 @@
-"""``patched`` against the plainest possible model: a bytearray."""
+"""``patched`` against the plainest possible model, a bytearray; and how much may be copied."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aspenkv.contract import Patch
-from aspenkv.engine.mutations import patched
+from aspenkv.engine.mutations import check_copied, patched
+from aspenkv.errors import CommitTooLargeError
+from aspenkv.limits import COMMIT_COPIED_BYTES_MAX
 
 small = st.integers(0, 12)
 
@@ -30,3 +33,9 @@ def test_patched_is_a_write_then_a_cut(
         result = patched(value, Patch(b"key", offset, form, truncate_to))
         assert type(result) is bytes
         assert result == model
+
+
+def test_copies_are_bounded() -> None:
+    check_copied(COMMIT_COPIED_BYTES_MAX)
+    with pytest.raises(CommitTooLargeError):
+        check_copied(COMMIT_COPIED_BYTES_MAX + 1)

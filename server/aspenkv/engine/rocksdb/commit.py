@@ -10,13 +10,14 @@ from aspenkv.contract import (
     ABSENT,
     Add,
     Check,
+    Copy,
     Delete,
     Op,
     Patch,
     Put,
     RevisionIs,
 )
-from aspenkv.engine.mutations import added, patched
+from aspenkv.engine.mutations import added, check_copied, patched
 from aspenkv.engine.rocksdb.errors import TakesLongError, damaged_value_error
 from aspenkv.engine.rocksdb.layout import (
     LARGE,
@@ -52,6 +53,7 @@ class CommitBuilder:
 
     __slots__ = (
         "_cleared",
+        "_copied_bytes",
         "_db",
         "_header",
         "_inline",
@@ -79,6 +81,7 @@ class CommitBuilder:
         self._records: dict[bytes, bytes | None] = {}
         self._new_large: dict[bytes, bytes] = {}
         self._large_bytes = 0
+        self._copied_bytes = 0
         self._cleared: list[tuple[bytes, bytes]] = []
         self.removed_bytes = 0
 
@@ -98,8 +101,9 @@ class CommitBuilder:
 
         Raises:
             InvalidRequestError: an ``add`` meets a value that is no counter, or overflows.
+            CommitTooLargeError: copies have more than COMMIT_COPIED_BYTES_MAX bytes.
             DataCorruptError: a value that must be there is not.
-            TakesLongError: inline, and it would patch or delete much.
+            TakesLongError: inline, and it would patch, copy or delete much.
         """
         for op in ops:
             if isinstance(op, Put):
@@ -110,6 +114,8 @@ class CommitBuilder:
                 self._write(op.key, added(op.key, self._value(op.key), op.delta))
             elif isinstance(op, Delete):
                 self._remove(op.key, self._record(op.key))
+            elif isinstance(op, Copy):
+                self._copy(op)
             else:
                 self._remove_range(op.start, op.end)
         if ops:
@@ -157,6 +163,17 @@ class CommitBuilder:
         else:
             old = self._value(op.key) or b""
         self._write(op.key, patched(old, op))
+
+    def _copy(self, op: Copy) -> None:
+        record = self._record(op.source)
+        if record is None:
+            self._remove(op.key, self._record(op.key))
+            return
+        self._copied_bytes += value_length(record)
+        check_copied(self._copied_bytes)  # before it is read
+        if self._inline and self._copied_bytes > INLINE_COMMIT_BYTES_MAX:
+            raise TakesLongError
+        self._write(op.key, self._value(op.source) or b"")
 
     def _write(self, key: bytes, value: bytes | memoryview) -> None:
         if len(value) >= LARGE_VALUE_BYTES_MIN:
