@@ -21,10 +21,13 @@ from aspenfs.control import (
     Handlers,
     NotServedError,
     RemoteKeyValue,
+    StreamHandler,
+    change_handlers,
     connect,
     describe_inode,
     key_value_handlers,
     open_control,
+    open_remote_changes,
     serve_control,
     serving_process,
 )
@@ -32,11 +35,12 @@ from aspenfs.control import server as control_server
 from aspenfs.control.address import Peer, socket_address
 from aspenfs.errors import FilesystemError
 from aspenfs.filesystem import open_filesystem
+from aspenfs.keys import Keys
 from aspenfs.types import Context, Ino
-from aspenkv.contract import Add, Delete, Patch, Put, RangeEmpty, RevisionIs
+from aspenkv.contract import Add, Change, Delete, Patch, Put, RangeEmpty, RevisionIs
 from aspenkv.embedded import open_embedded
 from aspenkv.engine.memory import MemoryEngine
-from aspenkv.errors import InvalidRequestError
+from aspenkv.errors import InvalidRequestError, WatchGapError
 from aspenkv.service import Service
 
 
@@ -230,6 +234,163 @@ async def test_a_server_that_ends_is_noticed(tmp_path: Path) -> None:
         async with connect(tmp_path) as client:
             with pytest.raises(ControlProtocolError):
                 await client.call("never")
+
+
+# --- streams ------------------------------------------------------------------------------------
+
+
+class Numbers:
+    """Iterates over the numbers below ``end``, -1 for all; then it stops, or fails."""
+
+    def __init__(self, end: int, failure: Exception | None = None) -> None:
+        self._end = end
+        self._failure = failure
+        self._next = 0
+
+    def __aiter__(self) -> AsyncIterator[int]:
+        return self
+
+    async def __anext__(self) -> int:
+        await trio.lowlevel.checkpoint()
+        if self._next == self._end:
+            raise self._failure or StopAsyncIteration
+        self._next += 1
+        return self._next - 1
+
+
+@asynccontextmanager
+async def counting(args: Mapping[str, Any]) -> AsyncIterator[Numbers]:
+    yield Numbers(args["end"])
+
+
+async def test_a_stream_carries_items_until_there_are_no_more(tmp_path: Path) -> None:
+    handlers: Handlers = {"count": StreamHandler(counting), "echo": echo}
+    async with served(tmp_path, handlers), connect(tmp_path) as client:
+        assert await client.call("echo") == {}
+        async with client.stream("count", end=1000) as items:
+            for number in range(1000):
+                assert await anext(items) == number
+            with pytest.raises(ControlCallError, match="has no more") as caught:
+                await anext(items)
+        assert caught.value.kind == "ended"
+
+
+async def test_a_stream_ends_when_its_client_hangs_up(tmp_path: Path) -> None:
+    closed = trio.Event()
+
+    @asynccontextmanager
+    async def silent(_args: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[Any]]:
+        sending, receiving = trio.open_memory_channel[Any](0)
+        with sending, receiving:
+            try:
+                yield aiter(receiving)
+            finally:
+                closed.set()
+
+    async with served(tmp_path, {"silent": StreamHandler(silent)}):
+        async with connect(tmp_path) as client, client.stream("silent"):
+            assert not closed.is_set()
+        await closed.wait()
+
+
+async def test_a_stream_that_fails_says_why(tmp_path: Path) -> None:
+    @asynccontextmanager
+    async def failing(args: Mapping[str, Any]) -> AsyncIterator[Numbers]:
+        if not args["end"]:
+            raise FilesystemError(2, "it is gone")
+        yield Numbers(args["end"], WatchGapError("too slow"))
+
+    async with served(tmp_path, {"fail": StreamHandler(failing)}):
+        async with connect(tmp_path) as client:
+            with pytest.raises(ControlCallError, match="ENOENT"):
+                await client.stream("fail", end=0).__aenter__()
+        async with connect(tmp_path) as client, client.stream("fail", end=1) as items:
+            assert await anext(items) == 0
+            with pytest.raises(ControlCallError, match="too slow") as caught:
+                await anext(items)
+            assert caught.value.kind == "WatchGapError"
+
+
+async def read_all(items: AsyncIterator[Any]) -> None:
+    async for _ in items:
+        pass
+
+
+async def test_a_client_that_takes_nothing_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONTROL_SEND_S", 0.01)
+    closed = trio.Event()
+
+    @asynccontextmanager
+    async def endless(_args: Mapping[str, Any]) -> AsyncIterator[Numbers]:
+        try:
+            yield Numbers(-1)
+        finally:
+            closed.set()
+
+    async with (
+        served(tmp_path, {"count": StreamHandler(endless)}),
+        connect(tmp_path) as client,
+        client.stream("count") as items,
+    ):
+        await closed.wait()
+        with pytest.raises(ControlProtocolError):
+            await read_all(items)
+
+
+async def test_streams_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONTROL_STREAMS_MAX", 1)
+    async with (
+        served(tmp_path, {"count": StreamHandler(counting), "echo": echo}),
+        connect(tmp_path) as first,
+        first.stream("count", end=-1),
+        connect(tmp_path) as second,
+    ):
+        with pytest.raises(ControlCallError, match="end one") as caught:
+            await second.stream("count", end=1).__aenter__()
+        assert caught.value.kind == "busy"
+        async with connect(tmp_path) as third:
+            assert await third.call("echo") == {}
+
+
+async def test_a_stream_ends_with_its_server(tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        stop = trio.Event()
+
+        async def serve(task_status: trio.TaskStatus[None]) -> None:
+            async with served(tmp_path, {"count": StreamHandler(counting)}):
+                task_status.started()
+                await stop.wait()
+
+        await nursery.start(serve)
+        async with connect(tmp_path) as client, client.stream("count", end=-1) as items:
+            stop.set()
+            with pytest.raises(ControlProtocolError):
+                await read_all(items)
+
+
+async def test_changes_of_a_volume_are_streamed(tmp_path: Path) -> None:
+    keys = Keys("test")
+    async with open_embedded(MemoryEngine()) as service:
+        kv = service.connect()
+        async with (
+            served(tmp_path, change_handlers(kv, keys)),
+            connect(tmp_path) as client,
+        ):
+            assert await client.call("volume") == "test"
+            async with open_remote_changes(client) as changes:
+                entry, chunk = keys.dentry(Ino(1), b"\xff"), keys.chunk(Ino(2), 0)
+                committed = await kv.commit((), (Put(entry, b"v"), Put(chunk, b"w")))
+                event = await anext(aiter(changes))
+                assert event.revision == committed.revision
+                assert set(event.changes) == {
+                    Change(entry, None, b"v"),
+                    Change(chunk, None, None),
+                }
+
+
+# --- the store ----------------------------------------------------------------------------------
 
 
 async def test_the_store_behind_a_mount(tmp_path: Path) -> None:
