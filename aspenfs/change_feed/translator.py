@@ -49,6 +49,7 @@ class _Commit:
         self.revision = event.revision
         self.entries: dict[Place, Dentry | None] = {}
         self.inodes: dict[Ino, _Touched] = {}
+        self._entry_count = 0  # of the whole volume
         for change in event.changes:
             if change.end is not None:
                 raise UntranslatableError("a range of names was removed at once")
@@ -56,6 +57,7 @@ class _Commit:
             if parsed is None:
                 continue
             if parsed.kind == "D":
+                self._entry_count += 1
                 place = Place(parsed.ino, parsed.name)
                 if tree.covers(place):
                     value = change.value
@@ -67,6 +69,14 @@ class _Commit:
         meant = filter(None, self.entries.values())
         self.renamed: Final = {dentry.ino for dentry in (*known, *meant)}
         self.listed: Final = {place.parent for place in self.entries}
+
+    def made(self, ino: Ino) -> bool:
+        """Return whether it made an inode, so that this is a directory without names if it is one.
+
+        It has the inode's record, and no other entry that could have meant it before.
+        """
+        touched = self.inodes.get(ino)
+        return self._entry_count == 1 and touched is not None and touched.inode is not None
 
     def _touch(self, parsed: ParsedKey, value: bytes | None) -> None:
         touched = self.inodes.setdefault(parsed.ino, _Touched())
@@ -107,7 +117,7 @@ class Translator:
             return []
         if dentry.file_type == _DIRECTORY and self._tree.places(dentry.ino):
             return []
-        return [self._create(place, dentry, revision)]
+        return [self._create(place, dentry, revision, is_empty=False)]
 
     def translate(self, event: WatchEvent, now_s: float) -> list[FeedEvent]:
         """Return what a commit did, in an order in which a listener can do the same.
@@ -168,7 +178,8 @@ class Translator:
             elif dentry.file_type == _DIRECTORY and (known := self._tree.places(dentry.ino)):
                 told.append(self._move(known[0], place, commit.revision))
             else:
-                told.append(self._create(place, dentry, commit.revision))
+                is_empty = commit.made(dentry.ino)
+                told.append(self._create(place, dentry, commit.revision, is_empty=is_empty))
         return told
 
     def _moves(self, entries: Mapping[Place, Dentry | None]) -> dict[Place, Place]:
@@ -186,8 +197,9 @@ class Translator:
         }
         return {new: old for new, old in moves.items() if old not in moves or moves[old] == new}
 
-    def _create(self, place: Place, dentry: Dentry, revision: int) -> FeedEvent:
-        if self._tree.add(place, dentry):
+    def _create(self, place: Place, dentry: Dentry, revision: int, *, is_empty: bool) -> FeedEvent:
+        """Take a new name; ``is_empty``: where it is a directory's, that has no names yet."""
+        if self._tree.add(place, dentry) and not is_empty:
             self.unread.append(dentry.ino)
         path = self._tree.path(place)
         return FeedEvent(revision, EventKind.CREATED, path, dentry.file_type)
