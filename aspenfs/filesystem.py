@@ -310,9 +310,10 @@ class Filesystem:
         """Keep what fstat(2) shows of an inode that is gone but still known to the kernel."""
         self._known.removed(removed.ino, name)
         if removed.kept:
-            if removed.node.inode.nlink == 1 and not self._data.is_open(removed.ino):
-                self._orphans.collect_soon()
-        elif removed.ino in self._known:
+            if removed.node.inode.nlink > 1:
+                return
+            self._orphans.removed(removed.ino)
+        if removed.ino in self._known:
             shown = attributes(removed.ino, removed.node)
             self._removed[removed.ino] = shown._replace(nlink=0)
 
@@ -343,6 +344,7 @@ class Filesystem:
             raise FilesystemError(errno.ENXIO, "devices, FIFOs and sockets are the kernel's")
         self._check_writable(flags)
         fh = self._data.open(ino, flags, drops_set_id=drops_set_id)
+        self._orphans.opened(ino, node.inode)
         if flags & os.O_TRUNC:  # with O_RDONLY too, as Linux does
             try:
                 await self._data.truncate(ino, 0)
@@ -440,7 +442,8 @@ class Filesystem:
         if self._data.is_settled(ino):
             return
         node = await self._inodes.node(ino)
-        if node is None or node.inode.nlink:  # else nobody can ever open it
+        # Else nobody has it open, or ever can.
+        if node is None or node.inode.nlink or self._orphans.may_be_open_elsewhere:
             await self._data.flush_inode(ino)
 
     async def fsync(self, fh: FileHandle, datasync: bool = False) -> None:
@@ -473,7 +476,7 @@ class Filesystem:
         if node is None or node.inode.nlink:
             return
         await self._data.discard(ino)
-        await self._orphans.delete(ino)
+        await self._orphans.closed(ino)
         if ino in self._known:
             self._removed[ino] = attributes(ino, node)
 
@@ -587,6 +590,7 @@ class Filesystem:
         self._listener = listener
 
     def _changed_by_others(self, key: ParsedKey | None) -> None:
+        self._orphans.heard(key)
         if self._listener is not None:
             self._listener(key)
 
@@ -682,6 +686,7 @@ async def open_filesystem(
             if coherence is not CoherenceLevel.TTL:
                 await nursery.start(watcher.run)
             if not read_only:
+                await session.live_sessions()  # the watch tells of those that come from now on
                 nursery.start_soon(filesystem.run)
             try:
                 yield filesystem

@@ -201,7 +201,7 @@ class Inodes:
             if entry.dentry is None:
                 return entry, None
             node = await self.node(entry.dentry.ino)
-            if node is not None:
+            if node is not None and node.inode.nlink:
                 return entry, node
             self._caches.meta.invalidate(self._keys.dentry(parent, name))
             self._caches.names.invalidate(self._keys.dentries(parent))

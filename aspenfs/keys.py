@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from aspenfs.errors import VolumeError
-from aspenfs.types import Ino, SessionId
+from aspenfs.types import NO_SESSION, Ino, SessionId
 
 VOLUMES_PREFIX = b"fs:"
 """What every key of every volume starts with."""
@@ -50,14 +50,16 @@ def volume_of_prefix(prefix: bytes) -> str | None:
 class ParsedKey(NamedTuple):
     """What a key is about. Fields that do not apply to its kind are empty.
 
-    ``kind`` is the key's letter, or ``I.meta``. ``name`` is a directory entry's or an attribute's;
-    for a usage counter it says which: ``b`` bytes, ``i`` inodes.
+    ``kind`` is the key's letter, ``I.meta``, or ``O.hold``. ``name`` is a directory entry's or an
+    attribute's; for a usage counter it says which: ``b`` bytes, ``i`` inodes. ``holder`` is the
+    session of a hold.
     """
 
     kind: str
     number: int = 0
     name: bytes = b""
     chunk_index: int = 0
+    holder: SessionId = NO_SESSION
 
     @property
     def ino(self) -> Ino:
@@ -143,8 +145,17 @@ class Keys:
         """Return the key of an orphan record."""
         return self._orphan + _U64.pack(ino)
 
+    def hold(self, ino: Ino, session: SessionId) -> bytes:
+        """Return the key of a session's hold on an orphan; it hangs on the session's lease."""
+        return self._orphan + _TWO_U64.pack(ino, session)
+
+    def holds(self, ino: Ino) -> tuple[bytes, bytes]:
+        """Return the range of all holds on an orphan; its own record lies before it."""
+        orphan = self.orphan(ino)
+        return orphan + b"\x00", range_end(orphan)
+
     def orphans(self) -> bytes:
-        """Return the prefix of all orphan records."""
+        """Return the prefix of all orphan records, and of the holds on them."""
         return self._orphan
 
     def usage_bytes(self, session: SessionId) -> bytes:
@@ -195,6 +206,13 @@ def _parse_tail(kind: str, number: int, tail: bytes) -> ParsedKey | None:
             return ParsedKey(kind, number, tail)
         case "U", b"b" | b"i":
             return ParsedKey(kind, number, tail)
-        case "C", bytes() if len(tail) == _U64.size:
-            return ParsedKey(kind, number, chunk_index=_U64.unpack(tail)[0])
+        case "C" | "O", bytes() if len(tail) == _U64.size:
+            return _parse_second(kind, number, _U64.unpack(tail)[0])
     return None
+
+
+def _parse_second(kind: str, number: int, second: int) -> ParsedKey:
+    """Return what a key with two numbers is about."""
+    if kind == "C":
+        return ParsedKey(kind, number, chunk_index=second)
+    return ParsedKey("O.hold", number, holder=SessionId(second))

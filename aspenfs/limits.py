@@ -83,6 +83,12 @@ OPEN_HANDLES_MAX: Final = 2**20  # as fs.nr_open: a process cannot have more ope
 ORPHAN_STEP_CHUNKS: Final = 1024  # chunks that one step of the collector deletes
 UNLINK_AT_ONCE_CHUNKS: Final = 1024  # a larger file becomes an orphan and is collected in steps
 ORPHAN_SCAN_S: Final = 15.0
+ORPHAN_LINGER_S: Final = 2.0  # for mounts to hear of a removal and hold what they have open
+ORPHANS_LINGERING_MAX: Final = 65536  # then the oldest goes at once; about 10 MB
+ORPHANS_AT_ONCE: Final = (kv_limits.COMMIT_OPS_MAX - 2) // 3  # of files that are only an inode
+ORPHAN_OPS_MAX: Final = 5  # that remove one: inode, times, orphan record, chunks, xattrs
+HOLDS_AT_ONCE: Final = 64  # put by one commit
+HOLD_RETRY_S: Final = 0.1  # far below the time that a removed file lingers
 
 FSCK_PAGE_RECORDS: Final = 1024  # four scans are joined: with full pages 4 MiB of values at once
 FSCK_PROBLEMS_MAX: Final = 1000  # listed; all are counted
@@ -173,6 +179,10 @@ assert TIMEOUT_S_MAX < kv_limits.SESSION_IDLE_S_MIN, (
     "a server remembers a client as long as that may send a commit again"
 )
 assert READDIR_PAGE_ENTRIES < READDIR_KEPT_NAMES_MAX, "going on within a page is exact"
+assert max(HOLDS_AT_ONCE, 2 * ORPHANS_AT_ONCE) < kv_limits.COMMIT_CHECKS_MAX, (
+    "the checks of many orphans and of the session fit one commit"
+)
+assert HOLDS_AT_ONCE <= kv_limits.COMMIT_OPS_MAX, "many holds fit one commit"
 assert DIRTY_FILE_BYTES_MAX <= DIRTY_BYTES_MAX, "one file fits the dirty buffer"
 assert SESSION_KEEPALIVE_S + 3 * (SESSION_CALL_S + SESSION_RETRY_S) < SESSION_TTL_S, (
     "two lost keepalives do not end a session"

@@ -391,13 +391,15 @@ class Namespace:
         # 0 already where a cached entry is older than the inode: the required entry fails then.
         nlink = max(0, inode.nlink - 1)
         many_chunks = inode.allocated_bytes > limits.UNLINK_AT_ONCE_CHUNKS * limits.CHUNK_BYTES
-        is_open = self._is_open(found.ino)
-        if nlink == 0 and not is_open and not many_chunks:
+        # Where others may have a file open, it stays readable for a while; see orphans.py.
+        lingers = inode.is_regular and self._session.has_peers
+        is_used = lingers or self._is_open(found.ino)
+        if nlink == 0 and not is_used and not many_chunks:
             txn.delete_inode(found.ino, inode)
             self._session.count(txn, inodes=-1, allocated_bytes=-inode.allocated_bytes)
             return Removed(found.ino, found.node, kept=False)
         if nlink == 0:
-            owner = self._session.id if is_open else NO_SESSION
+            owner = self._session.id if is_used else NO_SESSION
             txn.put(self._keys.orphan(found.ino), encode_orphan(owner))
         txn.require_times(found.ino, found.node)
         txn.put_inode(found.ino, inode._replace(nlink=nlink))

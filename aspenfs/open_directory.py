@@ -57,7 +57,7 @@ class OpenDirectory:
             found += [
                 (name, dentry.ino, node)
                 for (name, dentry), node in zip(entries, nodes, strict=True)
-                if node is not None
+                if node is not None and node.inode.nlink
             ]
         offsets = self._cursor.append([name for name, _, _ in found])
         return [

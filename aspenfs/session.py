@@ -22,7 +22,7 @@ from aspenfs.metadata import decode_counter, decode_next_ino, encode_next_ino
 from aspenfs.scans import records_below
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import NO_SESSION, Ino, SessionId
-from aspenkv.contract import ABSENT, KeyValue, Put, RevisionIs
+from aspenkv.contract import ABSENT, NO_LEASE, KeyValue, Put, RevisionIs
 from aspenkv.errors import AspenKvError, LeaseNotFoundError
 
 log = logging.getLogger(__name__)
@@ -32,16 +32,25 @@ class Session:
     """A mount's identity in the volume. Made by :func:`open_session`."""
 
     def __init__(
-        self, kv: KeyValue, keys: Keys, transactions: Transactions, session_id: SessionId
+        self,
+        kv: KeyValue,
+        keys: Keys,
+        transactions: Transactions,
+        session_id: SessionId,
+        lease: int = NO_LEASE,
     ) -> None:
-        """Take the identity that :func:`open_session` has registered."""
+        """Take the identity that :func:`open_session` has registered, and its lease."""
         self._kv = kv
         self._keys = keys
         self._transactions = transactions
         self._ino_lock = trio.Lock()
         self._next_ino = 0
         self._end_ino = 0
+        self._has_peers = True
+        self._had_peers = False
+        self._news_of_sessions = 0
         self.id = session_id
+        self.lease = lease
         self._usage_bytes_key = keys.usage_bytes(session_id)
         self._usage_inodes_key = keys.usage_inodes(session_id)
 
@@ -91,13 +100,36 @@ class Session:
 
         await self._transactions.run(attempt)
 
+    @property
+    def has_peers(self) -> bool:
+        """Whether other sessions use the volume, or may; no call.
+
+        As :meth:`live_sessions` last found it, unless sessions have come or gone since.
+        """
+        return self._has_peers
+
+    @property
+    def had_peers(self) -> bool:
+        """Whether there was another session when :meth:`live_sessions` looked, ever."""
+        return self._had_peers
+
+    def heard_of_sessions(self) -> None:
+        """Take into account that a session has begun or ended, or may have."""
+        self._news_of_sessions += 1
+        self._has_peers = True
+
     async def live_sessions(self) -> set[SessionId]:
         """Return the sessions whose lease has not lapsed."""
+        news = self._news_of_sessions
         found: set[SessionId] = set()
         async for record in records_below(self._kv, self._keys.sessions(), keys_only=True):
             parsed = self._keys.parse(record.key)
             if parsed is not None:
                 found.add(parsed.session)
+        peers = found - {self.id}
+        self._had_peers |= bool(peers)
+        if news == self._news_of_sessions:
+            self._has_peers = bool(peers)
         return found
 
 
@@ -117,7 +149,7 @@ async def open_session(
     lease = await kv.lease(limits.SESSION_TTL_S)
     session_id, revision = await _register(kv, keys, lease)
     transactions.fence(keys.session(session_id), revision)
-    session = Session(kv, keys, transactions, session_id)
+    session = Session(kv, keys, transactions, session_id, lease)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_keep_alive, kv, transactions, lease)
         try:

@@ -105,6 +105,10 @@ class Transaction:
         prefix = self._keys.dentries(ino)
         self.checks.append(RangeEmpty(prefix, range_end(prefix)))
 
+    def require_not_held(self, ino: Ino) -> None:
+        """Check that no session holds an orphan."""
+        self.checks.append(RangeEmpty(*self._keys.holds(ino)))
+
     def put_inode(self, ino: Ino, inode: Inode) -> None:
         """Write an inode record."""
         self.ops.append(Put(self._keys.inode(ino), encode_inode(inode)))

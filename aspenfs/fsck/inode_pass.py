@@ -44,6 +44,7 @@ class _Gathered:
     is_damaged: bool = False
     has_times: bool = False
     is_orphan: bool = False
+    holds: int = 0
     xattrs: int = 0
     chunks: int = 0
     chunk_extents_bytes: int = 0
@@ -70,6 +71,7 @@ class InodePass:
             "I": self._take_inode,
             "I.meta": self._take_times,
             "O": self._take_orphan,
+            "O.hold": self._take_hold,
             "X": self._take_xattr,
             "C": self._take_chunk,
         }
@@ -118,6 +120,13 @@ class InodePass:
             metadata.decode_orphan(record.key, record.value)
         except CorruptRecordError as error:
             self._findings.add(ProblemKind.DAMAGED, record.key, str(error))
+
+    def _take_hold(self, gathered: _Gathered, record: ParsedRecord) -> None:
+        gathered.holds += 1
+        self._require_inode(gathered, record, "a hold")
+        if record.value:
+            text = f"{len(record.value)} bytes where a hold has none"
+            self._findings.add(ProblemKind.DAMAGED, record.key, text)
 
     def _take_xattr(self, gathered: _Gathered, record: ParsedRecord) -> None:
         self._findings.xattrs += 1
@@ -175,6 +184,9 @@ class InodePass:
         if gathered.is_orphan != (inode.nlink == 0):
             text = "has an orphan record" if gathered.is_orphan else "has no orphan record"
             self._findings.add(ProblemKind.ORPHAN, key, f"nlink {inode.nlink}, but {text}")
+        if gathered.holds and not gathered.is_orphan:
+            text = f"{gathered.holds} holds, but no orphan record"
+            self._findings.add(ProblemKind.ORPHAN, key, text)
         if gathered.xattrs and not inode.has_xattrs:
             self._findings.add(
                 ProblemKind.XATTR_FLAG,

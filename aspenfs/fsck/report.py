@@ -27,7 +27,7 @@ class ProblemKind(StrEnum):
     MODE = "mode"
     """The mode names no file type, or the record's fields do not fit the type."""
     ORPHAN = "orphan"
-    """nlink is 0 without an orphan record, or an orphan record's inode has links."""
+    """nlink is 0 without an orphan record, or one, or a hold, is beside an inode that has links."""
     CHUNK_LENGTH = "chunk-length"
     """A chunk is longer than the volume's chunk size."""
     CHUNK_PAST_END = "chunk-past-end"

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from aspenfs import limits
 from aspenfs.filesystem import Filesystem, open_filesystem
@@ -68,6 +69,7 @@ async def fs(service: Service, store: SteeredClient, open_fs: Open) -> AsyncIter
     async with open_fs(store) as fs:
         yield fs
         await fs.sync()
+        await wait_all_tasks_blocked()  # whoever heard that a peer has ended looks what it left
         await check(store, fs)
     report = await check(service.connect(), fs)
     assert report.counts.orphans == 0

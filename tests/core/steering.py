@@ -301,6 +301,14 @@ async def read_file(fs: Filesystem, ino: Ino) -> bytes:
     return content
 
 
+async def unlink_unaware(fs: Filesystem, name: bytes) -> None:
+    """Remove a file as a mount does that has not heard yet of the others: it does not linger."""
+    await wait_all_tasks_blocked()
+    fs._orphans._session._has_peers = False
+    await fs.unlink(ROOT_INO, name)
+    fs._orphans._session.heard_of_sessions()
+
+
 async def names(fs: Filesystem, ino: Ino = ROOT_INO, limit: int = 100) -> list[bytes]:
     """List a directory from the start."""
     fh = await fs.opendir(ino)

@@ -42,6 +42,7 @@ from tests.core.steering import (
     read_file,
     refused,
     turn,
+    unlink_unaware,
 )
 
 NO_CONTEXT = cast("pyfuse3.RequestContext", SimpleNamespace(uid=0, gid=0, pid=0, umask=0))
@@ -97,7 +98,7 @@ async def test_names_that_moved_or_went(fs: Filesystem, peer: Filesystem, ino: I
     with refused(errno.ENOENT):
         await fs.lookup(ROOT_INO, b"file")
     assert (await fs.lookup(ROOT_INO, b"moved")).ino == ino
-    await peer.unlink(ROOT_INO, b"moved")
+    await unlink_unaware(peer, b"moved")
     await wait_all_tasks_blocked()
     assert await names(fs) == []
     with refused(errno.ESTALE):

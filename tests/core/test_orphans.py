@@ -12,7 +12,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aspenfs import limits
 from aspenfs.filesystem import Filesystem
-from aspenfs.limits import CHUNK_BYTES, ORPHAN_SCAN_S, SESSION_KEEPALIVE_S, SESSION_TTL_S
+from aspenfs.limits import (
+    CHUNK_BYTES,
+    ORPHAN_LINGER_S,
+    ORPHAN_SCAN_S,
+    SESSION_KEEPALIVE_S,
+    SESSION_TTL_S,
+)
 from aspenfs.metadata import encode_orphan
 from aspenfs.scans import records_below
 from aspenfs.types import ROOT_INO, AttributeChanges, Ino, SessionId
@@ -34,6 +40,7 @@ from tests.core.steering import (
     read_file,
     refused,
     turn,
+    unlink_unaware,
 )
 
 BROKEN = failing(EngineError("the disk is gone"))
@@ -237,6 +244,7 @@ async def test_others_leave_the_orphans_of_a_live_session(
         for _ in range(10):
             await turn(mock_clock, SESSION_KEEPALIVE_S)
         assert await fs.read(fh, 0, 100) == b"content"
+    await turn(mock_clock, ORPHAN_LINGER_S)
 
 
 async def test_a_file_with_another_name_is_no_orphan(fs: Filesystem, ino: Ino) -> None:
@@ -249,11 +257,11 @@ async def test_a_file_with_another_name_is_no_orphan(fs: Filesystem, ino: Ino) -
     await fs.unlink(ROOT_INO, b"other")
 
 
-async def test_a_file_that_another_client_removed_is_gone(
+async def test_a_file_is_gone_that_a_client_removed_which_has_not_heard_of_this_one(
     fs: Filesystem, peer: Filesystem, ino: Ino
 ) -> None:
     async with opened(fs, ino) as fh:
-        await peer.unlink(ROOT_INO, b"file")
+        await unlink_unaware(peer, b"file")
         await wait_all_tasks_blocked()
         with refused(errno.ESTALE):
             await fs.read(fh, 0, 100)

@@ -21,7 +21,15 @@ from aspenfs.filesystem import Filesystem
 from aspenfs.limits import CHUNK_BYTES
 from aspenfs.namespace import RENAME_EXCHANGE, RENAME_NOREPLACE
 from aspenfs.types import ROOT_INO, AttributeChanges, Ino
-from tests.core.steering import ROOT, Gate, SteeredClient, make_file, names, read_file
+from tests.core.steering import (
+    ROOT,
+    Gate,
+    SteeredClient,
+    make_file,
+    names,
+    read_file,
+    unlink_unaware,
+)
 
 Change = Callable[[Filesystem, "Tree"], Awaitable[object]]
 
@@ -94,7 +102,7 @@ CHANGES: dict[str, Change] = {
     "rmdir e": lambda fs, _: fs.rmdir(ROOT_INO, b"e"),
     "rmdir f": lambda fs, t: fs.rmdir(t.d, b"f"),
     "unlink file": lambda fs, _: fs.unlink(ROOT_INO, b"file"),
-    "unlink g": lambda fs, _: fs.unlink(ROOT_INO, b"g"),
+    "unlink g": lambda fs, _: unlink_unaware(fs, b"g"),
     "unlink link": lambda fs, t: fs.unlink(t.d, b"link"),
     "file to new": rename("", b"file", "", b"new"),
     "file to new, no replace": rename("", b"file", "", b"new", RENAME_NOREPLACE),

@@ -30,6 +30,7 @@ from tests.core.steering import (
     opened,
     read_file,
     refused,
+    unlink_unaware,
 )
 
 A_WHILE_S = 5.0
@@ -189,7 +190,7 @@ async def test_a_store_that_refuses_is_not_away(
     store.leave()
     await trio.sleep(2 * KV_TIMEOUT_S)
     assert fs.statistics().data.is_away
-    await peer.unlink(ROOT_INO, b"file")
+    await unlink_unaware(peer, b"file")
     store.come_back()
     await trio.sleep(A_WHILE_S)
     assert not fs.statistics().data.is_away

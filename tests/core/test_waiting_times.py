@@ -28,6 +28,7 @@ from tests.core.steering import (
     read_file,
     refused,
     turn,
+    unlink_unaware,
 )
 
 APPEND = os.O_RDWR | os.O_APPEND
@@ -319,7 +320,7 @@ async def test_they_are_lost_with_a_file_that_another_client_removed(
     async with opened(fs, ino, flags) as fh:
         await fs.write(fh, 0, b"new")
         await fs.setattr(ino, TIMES)
-        await peer.unlink(ROOT_INO, b"file")
+        await unlink_unaware(peer, b"file")
         await wait_all_tasks_blocked()
         with refused(errno.ESTALE):
             await fs.setattr(ino, TIMES)

@@ -28,6 +28,7 @@ from tests.core.steering import (
     read_file,
     refused,
     turn,
+    unlink_unaware,
 )
 
 BROKEN = failing(EngineError("the disk is gone"))
@@ -283,7 +284,7 @@ async def test_a_file_that_another_client_removed_is_stale(
 ) -> None:
     fh = await fs.open(ino, os.O_RDWR)
     await fs.write(fh, 0, b"nowhere to go")
-    await peer.unlink(ROOT_INO, b"file")
+    await unlink_unaware(peer, b"file")
     with refused(errno.ESTALE):
         await getattr(fs, call)(fh)
     assert dirty_bytes(fs) == 0
@@ -303,7 +304,7 @@ async def test_a_loss_in_the_background_is_reported_by_the_next_call(
 ) -> None:
     fh = await fs.open(ino, os.O_RDWR)
     await fs.write(fh, 0, b"nowhere to go")
-    await peer.unlink(ROOT_INO, b"file")
+    await unlink_unaware(peer, b"file")
     await turn(mock_clock, A_WHILE)
     assert dirty_bytes(fs) == 0
     with refused(errno.ESTALE):
@@ -326,7 +327,7 @@ async def test_a_loss_after_the_last_close_is_in_the_log(
     store.before_commit.append(BROKEN)
     with refused(errno.EIO):
         await fs.release(fh)
-    await peer.unlink(ROOT_INO, b"file")
+    await unlink_unaware(peer, b"file")
     await turn(mock_clock, A_WHILE)
     assert fs.statistics().data[:3] == (0, 0, 0)
 

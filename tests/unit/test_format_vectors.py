@@ -16,6 +16,7 @@ from aspenfs import metadata
 from aspenfs.fsck.report import ProblemKind
 from aspenfs.keys import Keys, ParsedKey
 from aspenfs.metadata import Dentry, Inode, Superblock, Times
+from aspenfs.types import SessionId
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
 KEYS = Keys("default")
@@ -75,6 +76,7 @@ KEY_KINDS: dict[str, tuple[Any, str]] = {
     "chunk": (KEYS.chunk, "C"),
     "xattr": (KEYS.xattr, "X"),
     "orphan": (KEYS.orphan, "O"),
+    "hold": (KEYS.hold, "O.hold"),
     "usage_bytes": (KEYS.usage_bytes, "U"),
     "usage_inodes": (KEYS.usage_inodes, "U"),
     "session": (KEYS.session, "M"),
@@ -124,6 +126,7 @@ CODECS = {
     "chunk": (only_field, as_is, bytes),
     "xattr": (only_field, as_is, bytes),
     "directory_moves": (only_field, as_is, bytes),
+    "hold": (only_field, as_is, bytes),
 }
 
 
@@ -142,7 +145,8 @@ def test_the_key_is_made_and_parsed_as_documented(vector: Vector) -> None:
     if vector.kind.startswith("usage_"):
         name = vector.key[-1:]
     chunk_index = vector.key_fields.get("chunk_index", 0)
-    assert parsed == ParsedKey(parsed_kind, number, name, chunk_index)
+    holder = SessionId(vector.key_fields["session"] if vector.kind == "hold" else 0)
+    assert parsed == ParsedKey(parsed_kind, number, name, chunk_index, holder)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=named)

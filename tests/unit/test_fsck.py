@@ -102,6 +102,7 @@ def clean_volume() -> dict[bytes, bytes]:
         KEYS.directory_moves: b"",
         KEYS.session(SESSION): b"{}",
         KEYS.orphan(ORPHAN): encode_orphan(SESSION),
+        KEYS.hold(ORPHAN, SessionId(6)): b"",
         KEYS.xattr(CHUNKED, b"user.a"): b"value",
         KEYS.chunk(CHUNKED, 0): b"\1" * CHUNK_BYTES,
         KEYS.chunk(CHUNKED, 2): b"\2",
@@ -271,6 +272,16 @@ DAMAGES: list[tuple[str, list[Op], set[tuple[ProblemKind, bytes]]]] = [
         {(ProblemKind.DAMAGED, KEYS.orphan(ORPHAN))},
     ),
     (
+        "a hold with a value",
+        [Put(KEYS.hold(ORPHAN, SESSION), b"x")],
+        {(ProblemKind.DAMAGED, KEYS.hold(ORPHAN, SESSION))},
+    ),
+    (
+        "a hold on a file with a name",
+        [Put(KEYS.hold(SYMLINK, SESSION), b"")],
+        {(ProblemKind.ORPHAN, KEYS.inode(SYMLINK))},
+    ),
+    (
         "damaged directory entry",
         [Put(KEYS.dentry(ROOT_INO, b"link"), b"short")],
         {
@@ -293,12 +304,14 @@ DAMAGES: list[tuple[str, list[Op], set[tuple[ProblemKind, bytes]]]] = [
             Put(KEYS.chunk(NOBODY, 7), b"x"),
             Put(KEYS.xattr(NOBODY, b"user.a"), b""),
             Put(KEYS.orphan(NOBODY), encode_orphan(SESSION)),
+            Put(KEYS.hold(NOBODY, SESSION), b""),
         ],
         {
             (ProblemKind.STRAY, KEYS.times(NOBODY)),
             (ProblemKind.STRAY, KEYS.chunk(NOBODY, 7)),
             (ProblemKind.STRAY, KEYS.xattr(NOBODY, b"user.a")),
             (ProblemKind.STRAY, KEYS.orphan(NOBODY)),
+            (ProblemKind.STRAY, KEYS.hold(NOBODY, SESSION)),
         },
     ),
     (

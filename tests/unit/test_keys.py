@@ -40,9 +40,17 @@ def test_every_key_parses_to_what_made_it(
     assert KEYS.parse(KEYS.chunk(ino, index)) == ParsedKey("C", ino, chunk_index=index)
     assert KEYS.parse(KEYS.xattr(ino, name)) == ParsedKey("X", ino, name)
     assert KEYS.parse(KEYS.orphan(ino)) == ParsedKey("O", ino)
+    assert KEYS.parse(KEYS.hold(ino, session)) == ParsedKey("O.hold", ino, holder=session)
     assert KEYS.parse(KEYS.session(session)) == ParsedKey("M", session)
     assert KEYS.parse(KEYS.usage_bytes(session)) == ParsedKey("U", session, b"b")
     assert KEYS.parse(KEYS.usage_inodes(session)) == ParsedKey("U", session, b"i")
+
+
+@given(ino=INOS, other=INOS, session=SESSIONS)
+def test_the_range_of_holds_is_that_of_one_orphan(ino: Ino, other: Ino, session: SessionId) -> None:
+    start, end = KEYS.holds(ino)
+    assert (start <= KEYS.hold(other, session) < end) == (ino == other)
+    assert not start <= KEYS.orphan(other) < end
 
 
 def test_the_single_keys_parse() -> None:
@@ -80,6 +88,8 @@ def test_a_parsed_key_names_its_inode_or_session() -> None:
         b"U" + bytes(8),
         b"U" + bytes(8) + b"x",
         b"O" + bytes(9),
+        b"O" + bytes(15),
+        b"O" + bytes(17),
         b"M" + bytes(9),
     ],
 )
