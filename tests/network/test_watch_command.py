@@ -173,6 +173,18 @@ def test_what_this_machine_does_is_told_too(here: Mount, there: Path) -> None:
         ]
 
 
+def test_a_mount_that_hosts_the_store_tells_of_others(tmp_path: Path) -> None:
+    with (
+        mounting(tmp_path / "host") as host,
+        mounting(tmp_path / "guest", ticket_file=host.data_dir / "admin.ticket") as guest,
+        watching(host.mountpoint, "--json") as watch,
+    ):
+        assert watch.event()["event"] == "ready"
+        (guest.mountpoint / "of guest").touch()
+        (host.mountpoint / "of host").touch()
+        assert watch.events(2) == [("created", "of guest"), ("created", "of host")]
+
+
 def test_a_file_that_is_replaced_is_still_watched(here: Mount, there: Path) -> None:
     (there / "file").write_bytes(b"old")
     with watching(here.mountpoint / "file", "--json", "--count=3") as watch:
