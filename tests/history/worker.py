@@ -150,8 +150,14 @@ class Worker:
             change(name, dir_fd=at)
 
     def _rename(self, part: Part, old: str, new: str) -> None:
+        """Rename what was opened first.
+
+        Else Linux takes the old name as the feed last told it; and where the new one means the same
+        file by then, because another mount has just done the same, it says that all is done.
+        """
         with (
             self._recorded(part, "rename", old, new),
+            _opening(self._path(part, old), os.O_RDONLY),
             self._last(part, old) as (source, name),
             self._last(part, new) as (target, new_name),
         ):
