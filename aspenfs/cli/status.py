@@ -104,6 +104,8 @@ def _rows(status: Status) -> Iterator[tuple[str, object]]:
         hits, misses = cache["hits"], cache["misses"]
         share = f"{hits / (hits + misses):.0%}" if hits + misses else "-"
         yield f"{name} cache", f"{share} hits of {hits + misses}, {cache['entries']} entries"
+    if status.get("why_no_extension"):  # which a mount by an older aspenfs does not know
+        yield "extension", f"not in use: {status['why_no_extension']}"
     if status["bugs"]:
         yield "bugs", f"{status['bugs']}: see the log, and report them"
 

@@ -14,7 +14,7 @@ import trio
 
 from aspenfs import limits
 from aspenfs.errors import FilesystemError
-from aspenfs.fuse_extension.native import NATIVE, Native
+from aspenfs.fuse_extension.native import NATIVE, WHY_MISSING, Native
 from aspenfs.fuse_extension.wire import WireRequest
 
 if TYPE_CHECKING:
@@ -87,6 +87,17 @@ class FuseExtension:
     def is_active(self) -> bool:
         """Whether the mount runs with the extension: from the kernel's first contact to the end."""
         return self._native is not None and self._native.is_extended()
+
+    def why_inactive(self) -> str | None:
+        """Return why a mount that the kernel has made contact with runs without; None: it does not.
+
+        The reason is one line, for the log and ``aspenfs status``.
+        """
+        if self.is_active:
+            return None
+        if self._native is None:
+            return WHY_MISSING
+        return "pyfuse3 was loaded before it"
 
     @contextmanager
     def armed(self) -> Iterator[None]:

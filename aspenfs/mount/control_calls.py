@@ -30,6 +30,7 @@ class Served(NamedTuple):
     clock: Clock
     started_s: float
     bug_count: Callable[[], int]
+    why_no_extension: Callable[[], str | None]
 
 
 def mount_handlers(served: Served) -> Handlers:
@@ -100,6 +101,7 @@ async def _status(served: Served, kv: KeyValue) -> dict[str, object]:
         "version": aspenfs_version(),
         "statistics": _named(served.filesystem.statistics()),
         "bugs": served.bug_count(),
+        "why_no_extension": served.why_no_extension(),
         **await _store_status(kv, served.filesystem.keys.superblock),
     }
 

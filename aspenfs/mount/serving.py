@@ -23,6 +23,7 @@ from aspenfs.config import MountConfig, Mounted
 from aspenfs.control import open_control, serve_control
 from aspenfs.errors import AspenError, StartupError
 from aspenfs.filesystem import SYSTEM_CLOCK, Filesystem, open_filesystem
+from aspenfs.fuse_extension import FuseExtension, Settings
 from aspenfs.mount.control_calls import Served, mount_handlers
 from aspenfs.mount.fuse import fuse_session, raise_readahead
 from aspenfs.mount.request_wait import short_request_wait
@@ -80,6 +81,8 @@ async def serve(
         listener = await stack.enter_async_context(open_control(config.state_dir))
         filesystem = await stack.enter_async_context(_open_filesystem(config, store))
         operations = _AnsweringOperations(filesystem, interruptible=config.is_networked)
+        extension = FuseExtension(filesystem, operations.explain, Settings())
+        stack.enter_context(extension.armed())
         entry = stack.enter_context(fuse_session(operations, config))
         stack.enter_context(short_request_wait())
         served = Served(
@@ -89,13 +92,15 @@ async def serve(
             SYSTEM_CLOCK,
             SYSTEM_CLOCK.monotonic(),
             lambda: operations.bug_count,
+            extension.why_inactive,
         )
         _calm_collector()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(operations.run)
+            await nursery.start(extension.run)
             nursery.start_soon(serve_control, listener, lambda: mount_handlers(served))
             nursery.start_soon(
-                _announce, operations.contacted, entry, partial(on_ready, store.mounted)
+                _announce, operations.contacted, entry, extension, partial(on_ready, store.mounted)
             )
             nursery.start_soon(_unmount_when_asked, stop_asked, store, filesystem, entry)
             tasks_max = limits.FUSE_FAR_TASKS_MAX if config.is_networked else limits.FUSE_TASKS_MAX
@@ -151,10 +156,23 @@ def _calm_collector() -> None:
     gc.set_threshold(limits.GC_ALLOCATIONS)
 
 
-async def _announce(contacted: trio.Event, entry: MountEntry, on_ready: Callable[[], None]) -> None:
+async def _announce(
+    contacted: trio.Event,
+    entry: MountEntry,
+    extension: FuseExtension,
+    on_ready: Callable[[], None],
+) -> None:
     await contacted.wait()
     # The answer to FUSE_INIT went out in the same step that set the event.
     raise_readahead(entry)
+    why_inactive = extension.why_inactive()
+    if why_inactive is not None:
+        log.warning(
+            "without the FUSE extension (%s): locks hold within this mount only, and the kernel is "
+            "left alone with fallocate, holes and copies; install aspenfs anew, with libfuse3-dev "
+            "3.14 or newer",
+            why_inactive,
+        )
     log.info("mounted %s from %s", entry.mountpoint, entry.source)
     on_ready()
 

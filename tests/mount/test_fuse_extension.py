@@ -22,7 +22,7 @@ import pytest
 
 from aspenfs.fuse_extension import WRITE_KILL_SUIDGID, WRITE_OF_PAGE_CACHE
 from aspenfs.mountpoint import mount_at, unmount
-from tests.mount.mounts import TIMEOUT_S
+from tests.mount.mounts import TIMEOUT_S, Mount, mounting, succeed
 
 pytestmark = pytest.mark.mount
 
@@ -357,3 +357,28 @@ def test_locks_may_be_left_to_the_kernel(open_workplace: Path) -> None:
             with pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert not {"setlk", "flock"} & set(mount.names_until_end())
+
+
+# --- aspenfs itself -----------------------------------------------------------------------------
+
+
+def test_a_mount_runs_with_the_extension(mounted: Mount) -> None:
+    assert mounted.status()["why_no_extension"] is None
+    assert b"extension" not in succeed("status", mounted.mountpoint)
+
+
+def test_a_mount_runs_without_the_extension_and_says_so(workplace: Path) -> None:
+    # What is None among the modules cannot be imported: as if it had not been built.
+    hidden = "import sys\nsys.modules['aspenfs.fuse_extension._native'] = None\n"
+    (workplace / "sitecustomize.py").write_text(hidden)
+    prefix = ("env", f"PYTHONPATH={workplace}")
+    with mounting(workplace, prefix=prefix) as mount:
+        mount.expected_log.append(r"without the FUSE extension \(import of .* halted")
+        file = mount.mountpoint / "file"
+        file.write_bytes(CONTENT)
+        with opened(file) as fd, opened(file) as other:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert "halted" in mount.status()["why_no_extension"]
+        assert b"extension" in succeed("status", mount.mountpoint)

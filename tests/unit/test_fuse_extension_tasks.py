@@ -280,12 +280,14 @@ async def test_the_settings_reach_the_kernel() -> None:
 async def test_it_is_active_from_the_first_contact_to_the_end() -> None:
     extension = Served(Settings()).extension
     active = [extension.is_active]
+    assert extension.why_inactive() == "pyfuse3 was loaded before it"
     with extension.armed():
         with FakeKernel(_native) as kernel:
             active.append(extension.is_active)
             assert extension.last_request() is None
             kernel.init()
             active.append(extension.is_active)
+            assert extension.why_inactive() is None
             unique = kernel.send(Opcode.FLUSH, FLUSH)
             assert extension.last_request() == WireRequest(unique, 0, 5)
         active.append(extension.is_active)
@@ -303,4 +305,5 @@ async def test_without_the_compiled_part_it_does_nothing(nursery: trio.Nursery) 
     with extension.armed():
         await nursery.start(extension.run)
         assert not extension.is_active
+        assert extension.why_inactive() is not None
         assert extension.last_request() is None
