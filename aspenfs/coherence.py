@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
+from aspenfs import limits
 from aspenfs.errors import FilesystemError
 from aspenfs.inodes import Inodes
 from aspenfs.known_inodes import KnownInodes, Name, OutdatedNames
@@ -23,6 +24,21 @@ _TOLD_BY_CACHES: Final = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR, errno.ESTALE}
 )
 """The errors that say what there is, and that a cache may cause which lags behind."""
+
+
+class Lifetimes(NamedTuple):
+    """For how many seconds a kernel may answer by itself: what it was told, it need not ask for.
+
+    ``exact_s`` is for the entries over which it gets to no open: names that are missing, symlinks.
+    """
+
+    entry_s: float
+    attributes_s: float
+    exact_s: float
+
+
+_NONE: Final = Lifetimes(0.0, 0.0, 0.0)
+_TTL: Final = Lifetimes(limits.KERNEL_TTL_S, limits.KERNEL_TTL_S, limits.KERNEL_TTL_S)
 
 
 class Coherence:
@@ -51,6 +67,18 @@ class Coherence:
         self._known = known
         self._outdated = OutdatedNames()
         self._monotonic = monotonic
+
+    def kernel_lifetimes(self) -> Lifetimes:
+        """Return for how long a kernel may keep what it is told now."""
+        if self._level is CoherenceLevel.TTL:
+            return _TTL
+        if self._level is CoherenceLevel.STRICT or not self._watcher.is_live:
+            return _NONE
+        return Lifetimes(
+            limits.KERNEL_ENTRY_TIMEOUT_S,
+            limits.KERNEL_ATTR_TIMEOUT_S,
+            max(0.0, self._watcher.alone_for_s - limits.KERNEL_DELAY_S),
+        )
 
     async def before_open(self, ino: Ino) -> None:
         """Let an open see all that was closed before, wherever; by whatever path it came.
@@ -97,6 +125,14 @@ class Coherence:
         """Let stat(2) see what there is, if that was promised."""
         if self._level is CoherenceLevel.STRICT:
             await self._watcher.barrier()
+
+    async def before_locked_io(self) -> bool:
+        """Let who has just locked a file see all that was committed before.
+
+        Returns:
+            False: what the caches have of it may be older, for changes cannot be followed now.
+        """
+        return await self._watcher.barrier()
 
     async def exactly(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Return what an operation returns; one that fails for what the caches say is tried again.

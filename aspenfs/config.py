@@ -11,9 +11,10 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from aspenfs.errors import StartupError
+from aspenfs.types import CoherenceLevel
 
 DEFAULT_VOLUME: Final = "default"
 SUBTYPE: Final = "aspenfs"
@@ -70,6 +71,9 @@ class ExitCode(enum.IntEnum):
     TICKET_OF_OTHER_VOLUME = 65
     TICKET_TOO_WEAK = 66
     INTERNAL = 70  # EX_SOFTWARE, sysexits.h
+
+
+E = TypeVar("E", bound=enum.StrEnum)
 
 
 class Carrier(enum.StrEnum):
@@ -132,6 +136,7 @@ class MountConfig:
     read_only: bool = False
     allow_other: bool = False
     nonempty: bool = False
+    coherence: CoherenceLevel = CoherenceLevel.DEFAULT
     timeout_s: float = DEFAULT_TIMEOUT_S
     log_file: Path | None = None
     kernel_options: tuple[str, ...] = ()
@@ -163,6 +168,7 @@ class MountConfig:
         return [
             *self.store.arguments(),
             *([f"--volume={self.volume}"] if self.volume else []),
+            f"--coherence={self.coherence}",
             f"--timeout={self.timeout_s}",
             *(["--log-file", str(self.log_file)] if self.log_file else []),
             "-o",
@@ -213,6 +219,7 @@ class MountOptions:
     ticket_file: Path | None = None
     listen: str | None = None
     carrier: Carrier | None = None
+    coherence: CoherenceLevel | None = None
     timeout: str | None = None
     volume: str | None = None
     log_file: Path | None = None
@@ -262,7 +269,7 @@ _SWALLOWED_WORDS: Final = frozenset(
 _SWALLOWED_NAMES: Final = frozenset({"comment", "helper", "uhelper", "user"})
 _OWN_WORDS: Final = frozenset({"ro", "rw", "allow_other", "nonempty"})
 _VALUE_NAMES: Final = frozenset(
-    {"carrier", "data", "listen", "log_file", "ticket", "timeout", "volume"}
+    {"carrier", "coherence", "data", "listen", "log_file", "ticket", "timeout", "volume"}
 )
 _KNOWN: Final = sorted(_KERNEL_WORDS | _SWALLOWED_WORDS | _OWN_WORDS | _VALUE_NAMES)
 
@@ -305,7 +312,8 @@ def parse_options(texts: Sequence[str], *, sloppy: bool = False) -> MountOptions
         data_dir=_optional_path(values.get("data")),
         ticket_file=_optional_path(values.get("ticket")),
         listen=values.get("listen"),
-        carrier=_carrier(values.get("carrier")),
+        carrier=_one_of(Carrier, "carrier", values.get("carrier")),
+        coherence=_one_of(CoherenceLevel, "coherence", values.get("coherence")),
         timeout=values.get("timeout"),
         volume=values.get("volume"),
         log_file=_optional_path(values.get("log_file")),
@@ -325,12 +333,12 @@ def _is_swallowed(name: str, *, has_value: bool) -> bool:
     return name in (_SWALLOWED_NAMES if has_value else _SWALLOWED_WORDS)
 
 
-def _carrier(value: str | None) -> Carrier | None:
+def _one_of(kind: type[E], name: str, value: str | None) -> E | None:
     try:
-        return None if value is None else Carrier(value)
+        return None if value is None else kind(value)
     except ValueError:
         raise StartupError(
-            f"carrier '{value}' is not known: use one of {', '.join(Carrier)}", ExitCode.USAGE
+            f"{name} '{value}' is not known: use one of {', '.join(kind)}", ExitCode.USAGE
         ) from None
 
 

@@ -28,20 +28,25 @@ from aspenfs import limits
 from aspenfs.attributes import AttributeSetter
 from aspenfs.cache import Caches, CacheStatistics
 from aspenfs.chunk_reader import ChunkReader
-from aspenfs.coherence import Coherence
+from aspenfs.coherence import Coherence, Lifetimes
 from aspenfs.data import Data, DataStatistics
 from aspenfs.errors import AspenError, FilesystemError
 from aspenfs.file_content import FileContent
+from aspenfs.file_ranges import FileRanges
 from aspenfs.handles import HandleTable
 from aspenfs.inodes import Inodes
-from aspenfs.keys import Keys, ParsedKey
+from aspenfs.keys import Keys, ParsedKey, range_end
 from aspenfs.known_inodes import KnownInodes, Name
+from aspenfs.lock_calls import FoundLock, LockCalls
+from aspenfs.locks import Locks
 from aspenfs.metadata import Superblock
 from aspenfs.namespace import RENAME_EXCHANGE, Found, Namespace, Removed
 from aspenfs.nodes import Node, attributes
 from aspenfs.open_directory import OpenDirectory
 from aspenfs.orphans import Orphans
+from aspenfs.range_content import RangeContent
 from aspenfs.session import Session, open_session
+from aspenfs.stored_chunks import StoredChunks
 from aspenfs.txn import Transactions, TransactionStatistics
 from aspenfs.types import (
     AttributeChanges,
@@ -128,9 +133,27 @@ class Filesystem:
             clock,
             timeout_s,
         )
+        stored_chunks = StoredChunks(kv, keys)
+        self._ranges = FileRanges(
+            self._data,
+            self._inodes,
+            RangeContent(keys, self._inodes, transactions, session, stored_chunks),
+            stored_chunks,
+            clock,
+        )
         self._namespace = Namespace(
             keys, self._inodes, transactions, session, self._data.is_open, now_ns
         )
+        self._locks = Locks(
+            kv,
+            keys,
+            transactions,
+            session,
+            flush=self._data.flush_inode,
+            freshen=self._freshen,
+            hears_of_changes=lambda: watcher.is_live,
+        )
+        self._lock_calls = LockCalls(self._locks)
         self._xattrs = Xattrs(kv, keys, self._inodes, transactions, now_ns)
         self._orphans = Orphans(kv, keys, self._inodes, transactions, session, self._data.is_open)
 
@@ -417,7 +440,9 @@ class Filesystem:
         Raises:
             FilesystemError: EBADF, EINVAL, ESTALE.
         """
-        return await self._data.read(fh, offset, size)
+        found = await self._data.read(fh, offset, size)
+        self._locks.require_valid(self._data.ino_of(fh))
+        return found
 
     async def write(
         self, fh: FileHandle, offset: int, data: bytes, *, may_be_page: bool = False
@@ -430,15 +455,26 @@ class Filesystem:
         Raises:
             FilesystemError: EBADF, EINVAL, EFBIG, ESTALE, EIO.
         """
+        self._locks.require_valid(self._data.ino_of(fh))
         return await self._data.write(fh, offset, data, may_be_page=may_be_page)
 
-    async def flush(self, fh: FileHandle) -> None:
+    async def flush(self, fh: FileHandle, lock_owner: int | None = None) -> None:
         """Commit what is dirty of the file, as close(2) does, so that others see it.
+
+        And give back the POSIX locks of the process that closes it, ``lock_owner``.
 
         Raises:
             AspenError, AspenKvError: what made a commit fail.
         """
         ino = self._data.ino_of(fh)
+        try:
+            await self._flush(ino)
+        finally:
+            if lock_owner is not None:
+                self._locks.close_owner(ino, lock_owner)
+        await self._locks.settle(ino)
+
+    async def _flush(self, ino: Ino) -> None:
         if self._data.is_settled(ino):
             return
         node = await self._inodes.node(ino)
@@ -464,9 +500,11 @@ class Filesystem:
         """
         ino = self._data.ino_of(fh)
         try:
-            await self.flush(fh)
+            await self._flush(ino)
         finally:
+            self._locks.close_handle(ino, fh)
             self._data.close(fh)
+        await self._locks.settle(ino)
         if not self._data.is_open(ino):
             await self._remove_if_nameless(ino)
 
@@ -479,6 +517,113 @@ class Filesystem:
         await self._orphans.closed(ino)
         if ino in self._known:
             self._removed[ino] = attributes(ino, node)
+
+    async def fallocate(
+        self, ino: Ino, fh: FileHandle, mode: int, offset: int, length: int
+    ) -> None:
+        """Allocate a range, punch a hole or make zeros of it; the modes are those of the man page.
+
+        To allocate sets the size, unless it is kept, and stores nothing: the store cannot set room
+        aside, so that a later write may still meet ENOSPC. To zero also makes holes, of whole
+        chunks. Ranges cannot be collapsed or inserted.
+
+        Raises:
+            FilesystemError: EBADF, EINVAL, EFBIG, ESTALE; EOPNOTSUPP, any other mode.
+        """
+        await self._ranges.fallocate(ino, fh, mode, offset, length)
+
+    async def lseek(self, ino: Ino, fh: FileHandle, offset: int, whence: int) -> int:
+        """Return where data (SEEK_DATA) or a hole (SEEK_HOLE) begins, at ``offset`` or behind.
+
+        Holes are chunks that were never written, or were punched; and the end of the file.
+
+        Raises:
+            FilesystemError: ENXIO, the offset is not in the file, or no data follows; EBADF,
+                EINVAL, ESTALE.
+        """
+        return await self._ranges.seek(ino, fh, offset, whence)
+
+    async def copy_file_range(
+        self,
+        from_ino: Ino,
+        from_fh: FileHandle,
+        from_offset: int,
+        to_ino: Ino,
+        to_fh: FileHandle,
+        to_offset: int,
+        length: int,
+        flags: int,
+    ) -> int:
+        """Copy bytes within the volume; return how many, 0 only at the end of the source.
+
+        Where both offsets are alike within their chunks the store copies, and holes stay holes; no
+        chunk is torn by who changes the source meanwhile. The rest is read and written.
+
+        Raises:
+            FilesystemError: EBADF, also for a target opened to append; EINVAL, ranges of one file
+                overlap; EFBIG, ESTALE.
+        """
+        return await self._ranges.copy(
+            from_ino, from_fh, from_offset, to_ino, to_fh, to_offset, length, flags
+        )
+
+    async def getlk(
+        self, ino: Ino, fh: FileHandle, owner: int, kind: int, start: int, end: int, pid: int
+    ) -> FoundLock | None:
+        """Return a lock that is in the way of another, of whatever mount, or None.
+
+        See :class:`~aspenfs.lock_calls.LockCalls` for what owner, kind and range are.
+
+        Raises:
+            FilesystemError: EINVAL, EBADF.
+        """
+        self._data.ino_of(fh)
+        return await self._lock_calls.getlk(ino, owner, kind, start, end, pid)
+
+    async def setlk(
+        self,
+        ino: Ino,
+        fh: FileHandle,
+        owner: int,
+        kind: int,
+        start: int,
+        end: int,
+        pid: int,
+        wait: bool,
+    ) -> bool:
+        """Take, change or give back a range of bytes, against all mounts.
+
+        Who has taken it sees what was written before, and what is written under it is committed
+        before others may take it.
+
+        Returns:
+            False: the caller's own cache of the file may be older, and must be dropped.
+
+        Raises:
+            FilesystemError: EAGAIN, it is not free and ``wait`` is false; EDEADLK, ENOLCK, EINVAL.
+            LeaseLostError: the session of this mount lapsed, and its locks with it.
+        """
+        self._data.ino_of(fh)
+        return await self._lock_calls.setlk(ino, fh, owner, kind, start, end, pid, wait=wait)
+
+    async def flock(self, ino: Ino, fh: FileHandle, owner: int, operation: int) -> bool:
+        """Take, change or give back a BSD lock, against all mounts; as :meth:`setlk`.
+
+        Raises:
+            FilesystemError: EAGAIN, ENOLCK, EINVAL.
+            LeaseLostError: the session of this mount lapsed, and its locks with it.
+        """
+        self._data.ino_of(fh)
+        return await self._lock_calls.flock(ino, fh, owner, operation)
+
+    async def _freshen(self, ino: Ino) -> bool:
+        """Let what is read of a file from now on be no older than this call."""
+        if await self._coherence.before_locked_io():
+            return True
+        chunks = self.keys.chunks(ino)
+        self._caches.invalidate_key(self.keys.inode(ino))
+        self._caches.invalidate_range(chunks, range_end(chunks))
+        return False
 
     # --- directories ----------------------------------------------------------------------------
 
@@ -590,6 +735,7 @@ class Filesystem:
         self._listener = listener
 
     def _changed_by_others(self, key: ParsedKey | None) -> None:
+        self._locks.changed_by_others(key)
         self._orphans.heard(key)
         if self._listener is not None:
             self._listener(key)
@@ -599,10 +745,9 @@ class Filesystem:
         """Whether the listener is told of every change by others now."""
         return self._watcher.is_live
 
-    @property
-    def alone_for_s(self) -> float:
-        """For how many seconds from now nobody else can change the volume; 0: they can."""
-        return self._watcher.alone_for_s
+    def kernel_lifetimes(self) -> Lifetimes:
+        """Return for how long a kernel may keep what it is told now."""
+        return self._coherence.kernel_lifetimes()
 
     def known_names(self) -> list[Name]:
         """Return the names that the caller was told of."""
@@ -627,6 +772,7 @@ class Filesystem:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._data.run)
             nursery.start_soon(self._orphans.run)
+            nursery.start_soon(self._locks.run)
 
 
 @asynccontextmanager

@@ -54,6 +54,9 @@ READAHEAD_BYTES_MAX: Final = 1024 * 1024
 
 COMMIT_DATA_BYTES_MAX: Final = 1024 * 1024  # file data in one commit; its metadata comes on top
 COMMIT_EXTENTS_MAX: Final = 48  # scattered writes in one commit
+COPY_STEP_CHUNKS: Final = 64  # that one commit copies
+COPY_CALL_STEPS_MAX: Final = 64  # of one copy_file_range: 256 MiB that are no holes
+COPY_THROUGH_BYTES_MAX: Final = 1024 * 1024  # of it that the store cannot copy in place
 
 READ_ATTEMPTS_MAX: Final = 8  # of an inode that changes each time while it is being read
 TXN_ATTEMPTS_MAX: Final = 32
@@ -93,6 +96,16 @@ HOLD_RETRY_S: Final = 0.1  # far below the time that a removed file lingers
 FSCK_PAGE_RECORDS: Final = 1024  # four scans are joined: with full pages 4 MiB of values at once
 FSCK_PROBLEMS_MAX: Final = 1000  # listed; all are counted
 FSCK_LIVE_PASSES_MAX: Final = 3  # a problem that three passes over a busy volume see is one
+
+# A grant is one commit that checks all sessions' records of the inode, and the gaps between them.
+LOCK_SESSIONS_MAX: Final = 61  # other mounts with locks on one file
+LOCK_ENTRIES_MAX: Final = 4096  # locks and waiters of one mount on one file, written all together
+LOCK_FILES_MAX: Final = 8192  # on which one mount has locks; each is a key on its lease
+LOCK_YIELD_S: Final = 1.0  # for who is first in the queue to take what is free
+LOCK_POLL_FIRST_S: Final = 0.01  # between looks at a lock while changes cannot be followed
+LOCK_POLL_MAX_S: Final = 1.0
+LOCK_RETRY_FIRST_S: Final = 0.1  # after a lock could not be given back to a store that is away
+LOCK_RETRY_MAX_S: Final = 2.0
 
 SHUTDOWN_S: Final = 60.0  # for committing what is dirty when a mount ends
 SHUTDOWN_AWAY_S: Final = 5.0  # the same if the store has been out of reach already
@@ -144,8 +157,12 @@ GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn
 FUSE_LOCK_WAITERS_MAX: Final = 4096  # each is a task and a caller asleep in the kernel; then ENOLCK
 KERNEL_READAHEAD_KIB: Final = 4096  # four requests of 1 MiB: some are read while one is answered
+KERNEL_BACKGROUND_MAX: Final = (
+    64  # requests ahead of readers; the kernel's 12 hold back eight of them
+)
 KERNEL_ENTRY_TIMEOUT_S: Final = 3600.0  # the watch drops the kernel's copies long before
 KERNEL_ATTR_TIMEOUT_S: Final = 3600.0
+KERNEL_TTL_S: Final = 1.0  # for both where nobody follows what others do; beside the caches' own
 
 LOG_FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 LOG_FILES_KEPT: Final = 3
@@ -172,6 +189,10 @@ assert INLINE_BYTES_MAX <= CHUNK_BYTES, "a file leaves its inode before it needs
 assert (
     COMMIT_DATA_BYTES_MAX // CHUNK_BYTES + 2 * COMMIT_EXTENTS_MAX + 8 <= kv_limits.COMMIT_OPS_MAX
 ), "a full data commit and its metadata fit the operations of one commit"
+assert COPY_STEP_CHUNKS * CHUNK_BYTES <= kv_limits.COMMIT_COPIED_BYTES_MAX, (
+    "a step of a copy fits a commit"
+)
+assert COPY_STEP_CHUNKS + 8 <= kv_limits.COMMIT_OPS_MAX, "and so do its metadata"
 assert COMMIT_DATA_BYTES_MAX + 256 * 1024 <= kv_limits.COMMIT_BYTES_MAX, (
     "a full data commit and its metadata fit the bytes of one commit"
 )
@@ -202,3 +223,9 @@ assert (
 ), "a connection has a stream for each call that it may be given"
 assert POOL_CONNECTIONS_MAX >= 2, "small calls have a connection that bulk cannot take"
 assert 2 * POOL_DIAL_S < KV_TIMEOUT_S, "a call outlives two endpoints that do not answer"
+assert 2 * LOCK_SESSIONS_MAX + 5 < kv_limits.COMMIT_CHECKS_MAX, (
+    "a grant checks each record, each gap between them, and the session"
+)
+assert 2 * LOCK_FILES_MAX <= kv_limits.LEASE_KEYS_PER_PREFIX_MAX, (
+    "one mount's locks leave room to another's"
+)

@@ -25,6 +25,7 @@ import trio
 from aspenfs import limits
 from aspenfs.errors import FilesystemError, errno_of
 from aspenfs.filesystem import Filesystem
+from aspenfs.fuse_extension import WRITE_OF_PAGE_CACHE, FuseExtension, Settings
 from aspenfs.interrupts import Caller, Interrupts
 from aspenfs.kernel_notifier import KernelNotifier
 from aspenfs.path_retries import PathRetries
@@ -61,15 +62,20 @@ def _handler(method: F) -> F:
     async def wrapper(self: Operations, *args: Any) -> object:  # noqa: ANN401  # as pyfuse3 calls it
         if not self._interruptible or not is_waited_for:
             return await answer(self, args)
-        tid = args[-1].pid if knows_caller else self._openers.get(args[0], 0)
-        if not tid:
-            return await answer(self, args)
+        request = self.extension.last_request()
         with trio.CancelScope() as scope:
-            self._interrupts.begin(scope, Caller(tid, is_opener=not knows_caller))
+            if request is not None:
+                self.extension.begin(request.unique, scope)
+            else:
+                tid = args[-1].pid if knows_caller else self._openers.get(args[0], 0)
+                self._interrupts.begin(scope, Caller(tid, is_opener=not knows_caller))
             try:
                 return await answer(self, args)
             finally:
-                self._interrupts.end(scope)
+                if request is not None:
+                    self.extension.end(request.unique)
+                else:
+                    self._interrupts.end(scope)
         raise pyfuse3.FUSEError(errno.EINTR)
 
     return cast("F", wrapper)
@@ -80,9 +86,6 @@ class Operations(pyfuse3.Operations):
 
     Args:
         filesystem: what is served.
-        entry_timeout_s: how long the kernel may believe a name without asking again, while it is
-            told what others change.
-        attr_timeout_s: the same for attributes.
         interruptible: let a signal end what its caller waits for; worthwhile where the store may be
             out of reach, for it costs each request a few microseconds.
     """
@@ -95,18 +98,17 @@ class Operations(pyfuse3.Operations):
         self,
         filesystem: Filesystem,
         *,
-        entry_timeout_s: float,
-        attr_timeout_s: float,
         interruptible: bool = True,
     ) -> None:
         """Serve nothing yet: pyfuse3.main() calls the handlers."""
         super().__init__()
         self._fs = filesystem
-        self._entry_timeout_s = entry_timeout_s
-        self._attr_timeout_s = attr_timeout_s
         self.bug_count = 0
+        self.extension = FuseExtension(
+            filesystem, self.explain, Settings(max_background=limits.KERNEL_BACKGROUND_MAX)
+        )
         self._interruptible = interruptible
-        self._interrupts = Interrupts()
+        self._interrupts = Interrupts()  # for a mount without the extension
         self._openers: dict[int, int] = {}  # the thread that opened a handle, by the handle
         self._notifier = KernelNotifier(
             lambda ino, with_pages: pyfuse3.invalidate_inode(ino, attr_only=not with_pages),
@@ -142,16 +144,11 @@ class Operations(pyfuse3.Operations):
         entry.st_mtime_ns = found.mtime_ns
         entry.st_ctime_ns = found.ctime_ns
         entry.generation = found.generation
-        is_told = self._fs.hears_of_changes
-        entry.entry_timeout = self._entry_timeout_s if is_told else 0
-        if stat.S_ISLNK(found.mode):  # else a path is walked over it without a question
-            entry.entry_timeout = self._certain_s()
-        entry.attr_timeout = self._attr_timeout_s if is_told else 0
+        lifetimes = self._fs.kernel_lifetimes()
+        is_symlink = stat.S_ISLNK(found.mode)
+        entry.entry_timeout = lifetimes.exact_s if is_symlink else lifetimes.entry_s
+        entry.attr_timeout = lifetimes.attributes_s
         return entry
-
-    def _certain_s(self) -> float:
-        """Return for how many seconds the kernel may answer by itself what has to be exact."""
-        return max(0.0, self._fs.alone_for_s - limits.KERNEL_DELAY_S)
 
     # --- inodes and names -----------------------------------------------------------------------
 
@@ -168,7 +165,7 @@ class Operations(pyfuse3.Operations):
                 raise
         absent = pyfuse3.EntryAttributes()
         absent.st_ino = 0
-        absent.entry_timeout = self._certain_s()  # an open of a missing name never comes to us
+        absent.entry_timeout = self._fs.kernel_lifetimes().exact_s
         return absent
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -322,8 +319,10 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        """See Filesystem.write. pyfuse3 hides which writes are pages of a mapping."""
-        return await self._fs.write(FileHandle(fh), off, buf, may_be_page=True)
+        """See Filesystem.write. Without the extension any write may be pages of a mapping."""
+        request = self.extension.last_request()
+        may_be_page = request is None or bool(request.flags & WRITE_OF_PAGE_CACHE)
+        return await self._fs.write(FileHandle(fh), off, buf, may_be_page=may_be_page)
 
     @_handler
     async def flush(self, fh: int) -> None:

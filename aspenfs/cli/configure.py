@@ -27,6 +27,7 @@ from aspenfs.errors import StartupError, VolumeError
 from aspenfs.keys import Keys
 from aspenfs.limits import TIMEOUT_S_MAX, TIMEOUT_S_MIN
 from aspenfs.mountpoint import resolve
+from aspenfs.types import CoherenceLevel
 from aspenkv.tickets import parse_endpoint
 
 
@@ -48,6 +49,7 @@ def configure(
     options: Sequence[str],
     store: StoreOptions = _NOTHING_CHOSEN,
     volume: str | None = None,
+    coherence: CoherenceLevel | None = None,
     timeout: float | None = None,
     log_file: Path | None = None,
     read_only: bool = False,
@@ -60,6 +62,7 @@ def configure(
         options: the values of ``-o``.
         store: ``--data``, ``--ticket``, ``--listen`` and ``--advertise``.
         volume: ``--volume``.
+        coherence: ``--coherence``.
         timeout: ``--timeout``, in seconds.
         log_file: ``--log-file``.
         read_only: ``--read-only``.
@@ -81,6 +84,7 @@ def configure(
         read_only=is_read_only,
         allow_other=privileged or words.allow_other,
         nonempty=words.nonempty,
+        coherence=coherence or words.coherence or CoherenceLevel.DEFAULT,
         timeout_s=_timeout_s(timeout, words.timeout),
         log_file=None if log_path is None else log_path.absolute(),
         kernel_options=(

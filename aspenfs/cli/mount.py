@@ -20,6 +20,7 @@ from aspenfs.cli.logs import log_to_file, log_to_stderr
 from aspenfs.cli.output import displayed
 from aspenfs.cli.report import Reporter
 from aspenfs.config import ExitCode, HostedStore, MountConfig, Mounted
+from aspenfs.types import CoherenceLevel
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ _PRIVATE_UMASK = 0o077
     cls=Command,
     sections={
         "Words for -o": (
-            "ro, rw, nonempty, and as name=value: data, ticket, volume, listen, timeout, log_file",
+            "ro, rw, nonempty",
+            "data, ticket, volume, listen, coherence, timeout, log_file, each as name=value",
             "carrier=quic             let the hosting mount use the network protocol too",
             "allow_other              let other users in (root's mounts always do)",
             "dev, suid, exec, noatime, sync ... and their opposites, for the kernel",
@@ -79,6 +81,11 @@ _PRIVATE_UMASK = 0o077
     help="How others reach that address, for tickets; may be repeated [default: --listen].",
 )
 @click.option(
+    "--coherence",
+    type=click.Choice(list(CoherenceLevel)),
+    help="What others' changes are seen by: open (default), every stat (strict), time (ttl).",
+)
+@click.option(
     "--timeout",
     type=float,
     metavar="SECONDS",
@@ -104,6 +111,7 @@ def command(
     volume: str | None,
     listen: str | None,
     advertise: tuple[str, ...],
+    coherence: CoherenceLevel | None,
     timeout: float | None,
     read_only: bool,
     options: tuple[str, ...],
@@ -117,6 +125,7 @@ def command(
         options=options,
         store=StoreOptions(data_dir, ticket_file, listen, advertise),
         volume=volume,
+        coherence=None if coherence is None else CoherenceLevel(coherence),
         timeout=timeout,
         log_file=log_file,
         read_only=read_only,

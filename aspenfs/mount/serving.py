@@ -23,7 +23,7 @@ from aspenfs.config import MountConfig, Mounted
 from aspenfs.control import open_control, serve_control
 from aspenfs.errors import AspenError, StartupError
 from aspenfs.filesystem import SYSTEM_CLOCK, Filesystem, open_filesystem
-from aspenfs.fuse_extension import FuseExtension, Settings
+from aspenfs.fuse_extension import FuseExtension
 from aspenfs.mount.control_calls import Served, mount_handlers
 from aspenfs.mount.fuse import fuse_session, raise_readahead
 from aspenfs.mount.request_wait import short_request_wait
@@ -41,12 +41,7 @@ class _AnsweringOperations(Operations):
     """Operations that tell when the kernel has made contact: from then on the mount answers."""
 
     def __init__(self, filesystem: Filesystem, *, interruptible: bool) -> None:
-        super().__init__(
-            filesystem,
-            entry_timeout_s=limits.KERNEL_ENTRY_TIMEOUT_S,
-            attr_timeout_s=limits.KERNEL_ATTR_TIMEOUT_S,
-            interruptible=interruptible,
-        )
+        super().__init__(filesystem, interruptible=interruptible)
         self.contacted = trio.Event()
 
     def init(self) -> None:
@@ -81,7 +76,7 @@ async def serve(
         listener = await stack.enter_async_context(open_control(config.state_dir))
         filesystem = await stack.enter_async_context(_open_filesystem(config, store))
         operations = _AnsweringOperations(filesystem, interruptible=config.is_networked)
-        extension = FuseExtension(filesystem, operations.explain, Settings())
+        extension = operations.extension
         stack.enter_context(extension.armed())
         entry = stack.enter_context(fuse_session(operations, config))
         stack.enter_context(short_request_wait())
@@ -116,6 +111,7 @@ async def _open_filesystem(config: MountConfig, store: MountStore) -> AsyncItera
         store.kv,
         volume=store.mounted.volume,
         read_only=config.read_only,
+        coherence=config.coherence,
         readahead=config.is_networked,
         timeout_s=config.timeout_s,
     ) as filesystem:

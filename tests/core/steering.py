@@ -22,11 +22,13 @@ from aspenkv.contract import (
     Check,
     CommitResult,
     KeyValue,
+    Newest,
     Op,
     ScanPage,
     Status,
     Versioned,
     Watch,
+    WatchEvent,
 )
 from aspenkv.errors import AspenKvError, OutcomeUnknownError, UnavailableError
 from aspenkv.service import Service, ServiceClient
@@ -64,6 +66,38 @@ def failing(error: Exception) -> Step:
     return fail
 
 
+class SteeredWatch:
+    """A watch whose events can be held back, as a network may."""
+
+    def __init__(self, client: SteeredClient, watch: PrefixWatch) -> None:
+        self._client = client
+        self._watch = watch
+        self._told = watch.revision
+        self._has_held = False
+
+    @property
+    def revision(self) -> int:
+        is_held = self._has_held or self._client.holds_feed
+        return self._told if is_held else self._watch.revision
+
+    def __aiter__(self) -> SteeredWatch:
+        return self
+
+    async def __anext__(self) -> WatchEvent:
+        event = await anext(self._watch)
+        self._has_held = self._client.holds_feed
+        while self._client.holds_feed:
+            await self._client.feed_released.wait()
+        self._has_held = False
+        self._told = event.revision
+        return event
+
+    async def newest(self) -> Newest:
+        self._client.newest_calls += 1
+        await self._client._meet(self._client.before_newest)
+        return await self._watch.newest()
+
+
 class SteeredClient(ServiceClient):
     """A client whose calls meet one step each, in the order of the calls; no step left, no wait.
 
@@ -84,6 +118,10 @@ class SteeredClient(ServiceClient):
         self.before_scan: list[Step] = []
         self.after_scan: list[Step] = []
         self.before_keepalive: list[Step] = []
+        self.before_newest: list[Step] = []
+        self.newest_calls = 0
+        self.holds_feed = False
+        self.feed_released = trio.Event()
         self.commits: list[Sequence[Op]] = []
         self.gets = 0
         self.scans = 0
@@ -106,6 +144,16 @@ class SteeredClient(ServiceClient):
     def come_back(self) -> None:
         """Find the store again."""
         self._here.set()
+
+    def hold_feed(self) -> None:
+        """Let no event arrive until :meth:`release_feed`."""
+        self.holds_feed = True
+
+    def release_feed(self) -> None:
+        """Let the events arrive that were held back, and those to come."""
+        self.holds_feed = False
+        self.feed_released.set()
+        self.feed_released = trio.Event()
 
     def hold_back(self) -> None:
         """Let the next commit lose its way; its caller never hears of it."""
@@ -192,7 +240,7 @@ class SteeredClient(ServiceClient):
             assert isinstance(watch, PrefixWatch)
             self._watches.add(watch)
             try:
-                yield watch
+                yield SteeredWatch(self, watch)
             finally:
                 self._watches.remove(watch)
 

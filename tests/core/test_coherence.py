@@ -18,6 +18,8 @@ from aspenfs.filesystem import Filesystem
 from aspenfs.keys import ParsedKey
 from aspenfs.limits import (
     CHUNK_BYTES,
+    KERNEL_ATTR_TIMEOUT_S,
+    KERNEL_ENTRY_TIMEOUT_S,
     LATE_COMMIT_S,
     META_CACHE_TTL_S,
     READ_ATTEMPTS_MAX,
@@ -492,14 +494,14 @@ async def test_the_caches_are_live_again_only_when_all_that_was_missed_is_applie
 async def test_the_kernel_believes_nothing_while_it_is_not_told_of_changes(
     fs: Filesystem, store: SteeredClient, ino: Ino, mock_clock: MockClock
 ) -> None:
-    served = Operations(fs, entry_timeout_s=10, attr_timeout_s=20)
+    served = Operations(fs)
 
     async def timeouts() -> tuple[float, float, float]:
         found = await served.lookup(ROOT_INO, b"file", NO_CONTEXT)
         absent = await served.lookup(ROOT_INO, b"absent", NO_CONTEXT)
         return found.entry_timeout, found.attr_timeout, absent.entry_timeout
 
-    assert await timeouts() == (10, 20, 0)
+    assert await timeouts() == (KERNEL_ENTRY_TIMEOUT_S, KERNEL_ATTR_TIMEOUT_S, 0)
     assert (await served.open(ino, os.O_RDONLY, NO_CONTEXT)).keep_cache
     store.leave()
     await wait_all_tasks_blocked()
@@ -507,7 +509,7 @@ async def test_the_kernel_believes_nothing_while_it_is_not_told_of_changes(
     assert not (await served.open(ino, os.O_RDONLY, NO_CONTEXT)).keep_cache
     store.come_back()
     await turn(mock_clock, TXN_BACKOFF_MAX_S)
-    assert await timeouts() == (10, 20, 0)
+    assert await timeouts() == (KERNEL_ENTRY_TIMEOUT_S, KERNEL_ATTR_TIMEOUT_S, 0)
 
 
 async def test_a_commit_of_our_own_that_is_done_late_is_seen(

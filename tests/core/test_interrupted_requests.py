@@ -42,7 +42,7 @@ async def served(
     for thread in (tmp_path / str(TID), tmp_path / str(TID) / "task" / str(TID)):
         thread.mkdir(parents=True)
         (thread / "status").write_text(status)
-    served = Operations(fs, entry_timeout_s=1, attr_timeout_s=1)
+    served = Operations(fs)
     served._interrupts = Interrupts(tmp_path)
     for call in ("invalidate_inode", "invalidate_entry"):  # there is no kernel
         monkeypatch.setattr(pyfuse3, call, lambda *_args, **_options: None)

@@ -24,6 +24,7 @@ from aspenfs.config import (
     state_dir_of_mount,
 )
 from aspenfs.errors import StartupError
+from aspenfs.types import CoherenceLevel
 
 PATHS = st.binary(min_size=1, max_size=60).filter(lambda name: b"\0" not in name and name != b"/")
 
@@ -55,13 +56,14 @@ def test_each_word_of_our_own_has_its_effect() -> None:
         [
             "ro,allow_other",
             "nonempty,data=/srv/d,volume=v,log_file=/tmp/l",
-            "ticket=/t,listen=none,carrier=quic,timeout=9",
+            "ticket=/t,listen=none,carrier=quic,coherence=strict,timeout=9",
         ]
     )
     assert options == MountOptions(
         ticket_file=Path("/t"),
         listen="none",
         carrier=Carrier.QUIC,
+        coherence=CoherenceLevel.STRICT,
         timeout="9",
         read_only=True,
         allow_other=True,
@@ -231,6 +233,7 @@ def test_the_least_that_libfuse_gets() -> None:
     assert config.arguments() == [
         "--data=/d",
         "--listen=127.0.0.1:0",
+        "--coherence=default",
         "--timeout=30.0",
         "-o",
         "rw,carrier=direct",
@@ -246,7 +249,15 @@ def test_a_mount_of_a_remote_store_has_a_state_directory() -> None:
     )
     assert "fsname=aspenfs:/state/m" in config.fuse_options()
     assert config.default_log_file == Path("/state/m/aspenfs.log")
-    assert config.arguments() == ["--ticket=/t", "--timeout=30.0", "-o", "rw", "--", "/m"]
+    assert config.arguments() == [
+        "--ticket=/t",
+        "--coherence=default",
+        "--timeout=30.0",
+        "-o",
+        "rw",
+        "--",
+        "/m",
+    ]
 
 
 def test_whose_calls_go_over_a_network() -> None:
@@ -279,6 +290,10 @@ def test_each_mountpoint_has_a_state_directory_of_its_own() -> None:
 
 def test_an_unknown_carrier_is_refused() -> None:
     assert "direct, quic" in usage_error("carrier=pigeon")
+
+
+def test_an_unknown_level_of_coherence_is_refused() -> None:
+    assert "default, strict, ttl" in usage_error("coherence=eventual")
 
 
 def test_exit_codes_are_distinct_and_fit_a_shell() -> None:
