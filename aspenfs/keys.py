@@ -21,7 +21,7 @@ _TWO_U64 = struct.Struct(">QQ")
 _VOLUME_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _META_SUFFIX = b".meta"
 _SINGLE_KINDS = frozenset("SNR")
-_NUMBERED_KINDS = frozenset("IDCXOUM")
+_NUMBERED_KINDS = frozenset("IDCXOUML")
 
 
 def range_end(prefix: bytes) -> bytes:
@@ -52,7 +52,7 @@ class ParsedKey(NamedTuple):
 
     ``kind`` is the key's letter, ``I.meta``, or ``O.hold``. ``name`` is a directory entry's or an
     attribute's; for a usage counter it says which: ``b`` bytes, ``i`` inodes. ``holder`` is the
-    session of a hold.
+    session of a hold, or whose locks a record holds.
     """
 
     kind: str
@@ -102,6 +102,7 @@ class Keys:
         self._orphan = self.prefix + b"O"
         self._usage = self.prefix + b"U"
         self._session = self.prefix + b"M"
+        self._lock = self.prefix + b"L"
 
     def inode(self, ino: Ino) -> bytes:
         """Return the key of the inode record."""
@@ -178,6 +179,14 @@ class Keys:
         """Return the prefix of all session records."""
         return self._session
 
+    def locks(self, ino: Ino, session: SessionId) -> bytes:
+        """Return the key of a session's locks on an inode; it is attached to its lease."""
+        return self._lock + _TWO_U64.pack(ino, session)
+
+    def locks_of_all(self, ino: Ino) -> bytes:
+        """Return the prefix of all sessions' locks on an inode."""
+        return self._lock + _U64.pack(ino)
+
     def inodes(self) -> bytes:
         """Return the prefix of all inode and ``.meta`` records."""
         return self._inode
@@ -206,7 +215,7 @@ def _parse_tail(kind: str, number: int, tail: bytes) -> ParsedKey | None:
             return ParsedKey(kind, number, tail)
         case "U", b"b" | b"i":
             return ParsedKey(kind, number, tail)
-        case "C" | "O", bytes() if len(tail) == _U64.size:
+        case "C" | "O" | "L", bytes() if len(tail) == _U64.size:
             return _parse_second(kind, number, _U64.unpack(tail)[0])
     return None
 
@@ -215,4 +224,4 @@ def _parse_second(kind: str, number: int, second: int) -> ParsedKey:
     """Return what a key with two numbers is about."""
     if kind == "C":
         return ParsedKey(kind, number, chunk_index=second)
-    return ParsedKey("O.hold", number, holder=SessionId(second))
+    return ParsedKey("O.hold" if kind == "O" else kind, number, holder=SessionId(second))

@@ -51,8 +51,20 @@ class Session:
         self._news_of_sessions = 0
         self.id = session_id
         self.lease = lease
+        """What records hang on that vanish with this session."""
+        self.lapses_at_s = float("inf")
+        """When the lease lapses if it is not renewed before, by this machine's clock or earlier."""
         self._usage_bytes_key = keys.usage_bytes(session_id)
         self._usage_inodes_key = keys.usage_inodes(session_id)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether nobody can have taken the place of this mount: its lease has not lapsed.
+
+        The clock of a suspended machine stands, so one that wakes up may believe so for too long:
+        until the next keepalive or commit tells.
+        """
+        return trio.current_time() < self.lapses_at_s and not self._transactions.is_refused
 
     def count(self, txn: Transaction, *, allocated_bytes: int = 0, inodes: int = 0) -> None:
         """Let a transaction also move this session's usage counters."""
@@ -146,12 +158,14 @@ async def open_session(
     if read_only:
         yield Session(kv, keys, transactions, NO_SESSION)
         return
+    asked_at_s = trio.current_time()
     lease = await kv.lease(limits.SESSION_TTL_S)
     session_id, revision = await _register(kv, keys, lease)
     transactions.fence(keys.session(session_id), revision)
     session = Session(kv, keys, transactions, session_id, lease)
+    session.lapses_at_s = asked_at_s + limits.SESSION_TTL_S
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_keep_alive, kv, transactions, lease)
+        nursery.start_soon(_keep_alive, kv, transactions, session)
         try:
             # A power cut must not take the session from a mount that outlives it.
             await kv.sync()
@@ -173,14 +187,15 @@ async def _register(kv: KeyValue, keys: Keys, lease: int) -> tuple[SessionId, in
             return session_id, committed.revision
 
 
-async def _keep_alive(kv: KeyValue, transactions: Transactions, lease: int) -> None:
+async def _keep_alive(kv: KeyValue, transactions: Transactions, session: Session) -> None:
     """Renew the lease until it lapses; an outage gets one line in the log, not one a try."""
     is_renewed = True
     while True:
         await trio.sleep(limits.SESSION_KEEPALIVE_S if is_renewed else limits.SESSION_RETRY_S)
+        asked_at_s = trio.current_time()
         try:
             with trio.fail_after(limits.SESSION_CALL_S):  # the carrier alone might take the TTL
-                await kv.keepalive(lease)
+                await kv.keepalive(session.lease)
         except LeaseNotFoundError:
             transactions.refuse_from_now()
             return
@@ -190,6 +205,7 @@ async def _keep_alive(kv: KeyValue, transactions: Transactions, lease: int) -> N
                 log.warning("the session could not be renewed: %s; trying again", reason)
             is_renewed = False
         else:
+            session.lapses_at_s = asked_at_s + limits.SESSION_TTL_S
             is_renewed = True
 
 

@@ -64,6 +64,7 @@ class Transaction:
         "is_retry",
         "ops",
         "required",
+        "revision",
         "times",
         "touched",
     )
@@ -76,6 +77,7 @@ class Transaction:
         self.ops: list[Op] = []
         self.required: dict[Ino, Node] = {}
         self.is_in_doubt = False  # whether it was committed is not known
+        self.revision = 0  # of the commit, once it is done
         self.inodes: dict[Ino, Inode | None] = {}
         self.times: dict[Ino, Times] = {}
         self.dentries: list[tuple[Ino, bytes, Dentry | None]] = []
@@ -210,6 +212,11 @@ class Transactions:
             self._session_lost = True
             log.critical("the session of this mount lapsed: changes are refused; mount again")
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the session is known to be gone."""
+        return self._session_lost
+
     def statistics(self) -> TransactionStatistics:
         """Return the counts since the mount."""
         return TransactionStatistics(self._commits, self._conflicts)
@@ -244,6 +251,7 @@ class Transactions:
                 raise
             if committed.failed_check is None:
                 self._commits += 1
+                txn.revision = committed.revision
                 self._keep(txn, committed.revision)
                 for ino in self._doubtful.keys() & txn.inodes.keys():
                     del self._doubtful[ino]
