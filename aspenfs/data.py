@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -28,6 +28,8 @@ from aspenfs.writeback import Writeback
 
 _PAGE_BYTES = mmap.PAGESIZE
 
+T = TypeVar("T")
+
 
 class DataStatistics(NamedTuple):
     """What the write path holds now.
@@ -42,7 +44,9 @@ class DataStatistics(NamedTuple):
     is_away: bool
 
 
-class _Handle(NamedTuple):
+class Handle(NamedTuple):
+    """What an open file's number stands for; see Filesystem.open for ``drops_set_id``."""
+
     file: OpenFile
     readable: bool
     writable: bool
@@ -92,7 +96,7 @@ class Data:
         """Make a handle for an inode that exists; see Filesystem.open for ``drops_set_id``."""
         file = self._files.get(ino) or OpenFile(ino)
         access = flags & os.O_ACCMODE
-        handle = _Handle(
+        handle = Handle(
             file,
             access in (os.O_RDONLY, os.O_RDWR),
             access in (os.O_WRONLY, os.O_RDWR),
@@ -118,9 +122,16 @@ class Data:
         if file is not None:
             await self._writeback.discard(file)
 
-    def _get(self, fh: FileHandle) -> _Handle:
+    def _get(self, fh: FileHandle) -> Handle:
         handle = self._handles.get(fh)
-        if type(handle) is not _Handle:
+        if type(handle) is not Handle:
+            raise FilesystemError(errno.EBADF)
+        return handle
+
+    def handle_of(self, ino: Ino, fh: FileHandle) -> Handle:
+        """Return the handle ``fh`` of an inode; EBADF if that is another's."""
+        handle = self._get(fh)
+        if handle.file.ino != ino:
             raise FilesystemError(errno.EBADF)
         return handle
 
@@ -230,7 +241,7 @@ class Data:
                 await self._put(file, offset + start, piece)
         return len(data)
 
-    async def _is_page(self, handle: _Handle, offset: int, length: int) -> bool:
+    async def _is_page(self, handle: Handle, offset: int, length: int) -> bool:
         """Return whether a write on an O_APPEND handle is pages of a mapping.
 
         Only a handle that can also read can be mapped shared and writable. A page begins below the
@@ -311,6 +322,10 @@ class Data:
             await self._content.truncate(ino, size, self._clock.now_ns())
         else:
             await self._writeback.truncate(file, size)
+
+    async def when_clean(self, handle: Handle, change: Callable[[], Awaitable[T]]) -> T:
+        """Let ``change`` commit to a file after what was written; see Writeback.when_clean."""
+        return await self._writeback.when_clean(handle.file, change)
 
     async def flush_all(self) -> None:
         """Commit everything dirty; see :meth:`Writeback.flush_all`."""

@@ -13,11 +13,11 @@ next try looks which of the two it is.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from aspenfs import limits
+from aspenfs.allocation import Allocation
 from aspenfs.attributes import AttributeSetter
 from aspenfs.chunks import chunk_count, extent_bytes, slices
 from aspenfs.errors import FilesystemError
@@ -86,8 +86,8 @@ class FileContent:
         self._keys = keys
         self._inodes = inodes
         self._transactions = transactions
-        self._session = session
         self._attributes = attributes
+        self._allocation = Allocation(inodes, session)
 
     async def write(self, ino: Ino, batch: Batch, changes: AttributeChanges | None = None) -> Node:
         """Write a batch in one commit, exactly once, however often it is tried.
@@ -131,7 +131,7 @@ class FileContent:
                 after = await self._attributes.apply(txn, ino, after, set_times)
             if changes is not None:
                 after = await self._attributes.apply(txn, ino, after, changes)
-            self._finish(txn, ino, node, after.inode, after.times)
+            self._allocation.record(txn, ino, node, after.inode, after.times)
             if batch.appended:
                 doubt = Doubt(before, _State(after.inode.size, batch.mtime_ns))
             return after
@@ -159,7 +159,7 @@ class FileContent:
             changed = inode._replace(inline=bytes(content), size=size, allocated_bytes=size)
         else:
             touched = self._write_chunks(txn, ino, inode.inline or b"", parts)
-            allocated = await self._allocated_after(ino, inode, touched, size)
+            allocated = await self._allocation.after_write(ino, inode, touched, size)
             changed = inode._replace(inline=None, size=size, allocated_bytes=allocated)
         if batch.drops_set_id:
             changed = changed._replace(mode=without_set_id(changed.mode))
@@ -189,19 +189,11 @@ class FileContent:
             elif size < inode.size:
                 changed = await self._shrink(txn, ino, inode, size)
             else:
-                allocated = await self._allocated_after(ino, inode, (), size)
+                allocated = await self._allocation.after_write(ino, inode, (), size)
                 changed = inode._replace(size=size, allocated_bytes=allocated)
-            self._finish(txn, ino, node, changed, Times(now_ns, now_ns))
+            self._allocation.record(txn, ino, node, changed, Times(now_ns, now_ns))
 
         await self._transactions.run(attempt)
-
-    def _finish(self, txn: Transaction, ino: Ino, node: Node, changed: Inode, times: Times) -> None:
-        txn.require_inode(ino, node)
-        if changed != node.inode:
-            txn.put_inode(ino, changed)
-        txn.put_times(ino, times)
-        grown = changed.allocated_bytes - node.inode.allocated_bytes
-        self._session.count(txn, allocated_bytes=grown)
 
     def _write_chunks(
         self, txn: Transaction, ino: Ino, inline: bytes, parts: list[tuple[int, Buffer]]
@@ -223,43 +215,6 @@ class FileContent:
                     txn.patch_chunk(key, part.chunk_offset, piece)
                 touched.add(part.chunk_index)
         return touched
-
-    async def _allocated_after(
-        self, ino: Ino, inode: Inode, touched: Iterable[int], size: int
-    ) -> int:
-        """Return what a file allocates that grows to ``size`` (or keeps it) as chunks are written.
-
-        A file without holes is known to have all its chunks; only in one with holes must the chunks
-        written, and the last one if it grows, be looked for.
-        """
-        touched = set(touched)
-        if inode.inline is not None:
-            return sum(extent_bytes(index, size, _CHUNK) for index in touched)
-        count = chunk_count(inode.size, _CHUNK)
-        old = {index for index in touched if index < count}
-        if size > inode.size and count:
-            old.add(count - 1)
-        if inode.allocated_bytes == inode.size:
-            present = old
-        else:
-            present = await self._present(ino, old)
-        allocated = inode.allocated_bytes
-        for index in touched | present:
-            was = extent_bytes(index, inode.size, _CHUNK) if index in present else 0
-            allocated += extent_bytes(index, size, _CHUNK) - was
-        return allocated
-
-    async def _present(self, ino: Ino, indices: set[int]) -> set[int]:
-        present: set[int] = set()
-        run: list[int] = []
-        for index in sorted(indices):
-            if run and index != run[-1] + 1:
-                present |= await self._inodes.present_chunks(ino, run[0], run[-1])
-                run = []
-            run.append(index)
-        if run:
-            present |= await self._inodes.present_chunks(ino, run[0], run[-1])
-        return present
 
     def _truncate_inline(self, txn: Transaction, ino: Ino, inode: Inode, size: int) -> Inode:
         inline = inode.inline or b""

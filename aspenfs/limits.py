@@ -55,8 +55,8 @@ READAHEAD_BYTES_MAX: Final = 1024 * 1024
 COMMIT_DATA_BYTES_MAX: Final = 1024 * 1024  # file data in one commit; its metadata comes on top
 COMMIT_EXTENTS_MAX: Final = 48  # scattered writes in one commit
 COPY_STEP_CHUNKS: Final = 64  # that one commit copies
-COPY_CALL_STEPS_MAX: Final = 64  # of one copy_file_range: 256 MiB that are no holes
-COPY_THROUGH_BYTES_MAX: Final = 1024 * 1024  # of it that the store cannot copy in place
+COPY_CALL_STEPS_MAX: Final = 64  # of one copy_file_range, which is 256 MiB that are no holes
+COPY_THROUGH_BYTES_MAX: Final = 1024 * 1024  # of a step that the store cannot do by itself
 
 READ_ATTEMPTS_MAX: Final = 8  # of an inode that changes each time while it is being read
 TXN_ATTEMPTS_MAX: Final = 32

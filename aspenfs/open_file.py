@@ -96,6 +96,18 @@ class OpenFile:
                 end = max(end, self.batch.appended_at + len(self.batch.appended))
         return end
 
+    def dirty_ranges(self) -> list[tuple[int, int]]:
+        """Return where the dirty bytes are, as (start, end), in no order; they may overlap."""
+        parts = [*self.dirty]
+        at = self.appended_at
+        for segment in self.appended:
+            parts.append((at, segment))
+            at += len(segment)
+        if self.batch is not None:
+            parts += self.batch.extents
+            parts.append((self.batch.appended_at, self.batch.appended))
+        return [(offset, offset + len(part)) for offset, part in parts if part]
+
     def within(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """Return the dirty bytes of a range, the newest last."""
         found: list[tuple[int, bytes]] = []

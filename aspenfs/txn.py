@@ -25,6 +25,7 @@ from aspenfs.types import Ino
 from aspenkv.contract import (
     Add,
     Check,
+    Copy,
     Delete,
     DeleteRange,
     KeyValue,
@@ -171,6 +172,11 @@ class Transaction:
     ) -> None:
         """Write a part of a chunk, or cut it."""
         self.ops.append(Patch(key, offset, data, truncate_to))
+        self.touched.append((key, None))
+
+    def copy_chunk(self, source: bytes, key: bytes) -> None:
+        """Write what another chunk has then, whole; nothing if that is a hole."""
+        self.ops.append(Copy(key, source))
         self.touched.append((key, None))
 
     def add(self, key: bytes, delta: int) -> None:

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -32,6 +32,8 @@ from aspenfs.types import AttributeChanges, Clock, Ino
 from aspenkv.errors import AspenKvError, BusyError, OutcomeUnknownError, UnavailableError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _LOST_FOR_GOOD = frozenset({errno.ESTALE, errno.EFBIG, errno.EROFS, errno.EIO})
 """What FileContent.write says when no retry can store the bytes."""
@@ -147,14 +149,25 @@ class Writeback:
             FilesystemError: ESTALE, EFBIG, EINVAL.
             AspenError, AspenKvError: a commit failed.
         """
+        await self.when_clean(
+            file, lambda: self._content.truncate(file.ino, size, self._clock.now_ns())
+        )
+
+    async def when_clean(self, file: OpenFile, change: Callable[[], Awaitable[T]]) -> T:
+        """Let ``change`` commit to a file when all that was written before is committed.
+
+        What is written meanwhile comes after it. Returns what ``change`` returns.
+
+        Raises:
+            AspenError, AspenKvError: a commit failed, or ``change``.
+        """
         while True:
             if file.is_dirty:
                 await self.commit(file)
             await _acquire(file.lock)
             try:
                 if not file.is_dirty:
-                    await self._content.truncate(file.ino, size, self._clock.now_ns())
-                    return
+                    return await change()
             finally:
                 file.lock.release()
 
