@@ -1,8 +1,8 @@
 """When this mount may believe its caches: what each level of consistency asks of each call.
 
-docs/consistency.md states the promise. By default, open and opendir pass a barrier, and so do all
-answers that deny: a name that is missing, an operation that fails for what the caches say. What
-exists may be shown as the feed last told it.
+docs/consistency.md states the promise. By default, whatever leads to an open passes a barrier: open
+and opendir, and a lookup that a cache would answer; and an operation that fails for what the caches
+say. Attributes may be as old as the feed is late.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 from aspenfs import limits
 from aspenfs.errors import FilesystemError
 from aspenfs.inodes import Inodes
-from aspenfs.known_inodes import KnownInodes, Name, OutdatedNames
+from aspenfs.known_inodes import KnownInodes, OutdatedNames
 from aspenfs.types import CoherenceLevel, Ino
 from aspenfs.watch import Watcher
 
@@ -107,19 +107,14 @@ class Coherence:
             raise FilesystemError(errno.ESTALE, f"a name of inode {ino} means another now")
 
     async def before_lookup(self, parent: Ino, name: bytes) -> None:
-        """Let a lookup see what there is, where the answer may deny something.
+        """Let a lookup see what there is.
 
-        A missing name may just have been made. And Linux asks again for a name that it knows when
-        it is about to refuse to make it (LOOKUP_EXCL), to replace it, or to walk a path anew.
+        A missing name may just have been made. And of one that exists nobody knows what Linux wants
+        with it: it may be about to refuse to make it (LOOKUP_EXCL), to replace it, or to open it by
+        a path that it walks anew. What no cache knows is read from the store, and is exact.
         """
-        if self._level is CoherenceLevel.DEFAULT:
-            entry = self._inodes.cached_entry(parent, name)
-            if entry is None or (
-                entry.dentry is not None
-                and Name(parent, name) not in self._known.names(entry.dentry.ino)
-            ):
-                return
-        await self._watcher.barrier()
+        if self._level is CoherenceLevel.STRICT or self._inodes.cached_entry(parent, name):
+            await self._watcher.barrier()
 
     async def before_getattr(self) -> None:
         """Let stat(2) see what there is, if that was promised."""

@@ -54,11 +54,14 @@ class OpenDirectory:
             skipped, entries = min(skip, len(entries)), entries[skip:]
             skip -= skipped
             nodes = await self._inodes.nodes([dentry.ino for _, dentry in entries])
-            found += [
-                (name, dentry.ino, node)
-                for (name, dentry), node in zip(entries, nodes, strict=True)
-                if node is not None and node.inode.nlink
-            ]
+            for (name, dentry), node in zip(entries, nodes, strict=True):
+                if node is not None and node.inode.nlink:
+                    found.append((name, dentry.ino, node))
+                    continue
+                # It was replaced or removed since the names were read.
+                entry, other = await self._inodes.meaning(self.ino, name)
+                if entry.dentry is not None and other is not None:
+                    found.append((name, entry.dentry.ino, other))
         offsets = self._cursor.append([name for name, _, _ in found])
         return [
             FoundEntry(name, ino, node, next_offset)

@@ -82,7 +82,7 @@ _PRIVATE_UMASK = 0o077
 )
 @click.option(
     "--coherence",
-    type=click.Choice(list(CoherenceLevel)),
+    type=click.Choice([level.value for level in CoherenceLevel]),
     help="What others' changes are seen by: open (default), every stat (strict), time (ttl).",
 )
 @click.option(

@@ -22,6 +22,7 @@ from tests.core.steering import (
     ROOT,
     Gate,
     SteeredClient,
+    Step,
     calls,
     failing,
     make_file,
@@ -225,6 +226,75 @@ async def test_an_error_that_is_true_costs_one_barrier(
     with refused(errno.EEXIST):
         await make_file(fs, b"file")
     assert store.newest_calls == asked + 1
+
+
+# --- names and bytes that are replaced while they are read ---------------------------------------
+
+
+async def replace_directory(fs: Filesystem) -> Ino:
+    """Put a new directory in the place of one: nothing of that lingers."""
+    made = await fs.mkdir(ROOT_INO, b"temporary", 0o755, ROOT)
+    await fs.rename(ROOT_INO, b"temporary", ROOT_INO, b"directory")
+    return made.ino
+
+
+@pytest.fixture
+async def replaced(fs: Filesystem, peer: Filesystem, store: SteeredClient) -> AsyncIterator[Step]:
+    """Replace a directory, of which ``fs`` is told afterwards."""
+    await peer.mkdir(ROOT_INO, b"directory", 0o755, ROOT)
+    await wait_all_tasks_blocked()
+    store.hold_feed()
+
+    async def step() -> None:
+        await replace_directory(peer)
+
+    yield step
+    store.release_feed()
+
+
+async def test_a_name_that_is_replaced_while_it_is_looked_up_is_there(
+    fs: Filesystem, store: SteeredClient, replaced: Step
+) -> None:
+    store.after_get.append(replaced)  # the entry was read, the inode not yet
+    assert (await fs.lookup(ROOT_INO, b"directory")).nlink == 2
+
+
+async def test_a_name_that_is_replaced_while_it_is_listed_is_there(
+    fs: Filesystem, store: SteeredClient, replaced: Step
+) -> None:
+    store.after_scan.append(replaced)
+    fh = await fs.opendir(ROOT_INO)
+    assert [entry.name for entry in await fs.readdir(fh, 0, 10)] == [b"directory"]
+    await fs.releasedir(fh)
+
+
+async def test_a_name_that_is_removed_while_it_is_listed_is_not_there(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient, replaced: Step
+) -> None:
+    async def remove() -> None:
+        await peer.rmdir(ROOT_INO, b"directory")
+
+    store.after_scan.append(remove)
+    fh = await fs.opendir(ROOT_INO)
+    assert await fs.readdir(fh, 0, 10) == []
+    await fs.releasedir(fh)
+
+
+async def test_what_was_cut_while_it_was_read_is_not_zeros(
+    fs: Filesystem, peer: Filesystem, store: SteeredClient
+) -> None:
+    old, new = b"o" * (3 * limits.CHUNK_BYTES), b"n" * limits.CHUNK_BYTES
+    ino = await make_file(peer, b"large", old)
+    await fs.lookup(ROOT_INO, b"large")
+    fh = await fs.open(ino, os.O_RDONLY)
+    store.hold_feed()
+    writing = await peer.open(ino, os.O_WRONLY | os.O_TRUNC)
+    await peer.write(writing, 0, new)
+    await peer.release(writing)
+    assert await fs.read(fh, 0, len(old)) == new
+    assert await fs.read(fh, len(new), 100) == b""
+    await fs.release(fh)
+    store.release_feed()
 
 
 # --- what a barrier costs, and what when there is none -------------------------------------------
