@@ -194,14 +194,15 @@ class Inodes:
         """Return what a name means, with its inode; None: it does not exist.
 
         The two are read one after the other, and others may replace the name in between: then it
-        is read anew.
+        is read anew. If others replace it again and again, what it meant when it was read anew is
+        an answer, too: that inode has no name any more, but lingers.
         """
-        for _ in range(limits.READ_ATTEMPTS_MAX):
+        for number in range(limits.READ_ATTEMPTS_MAX):
             entry = await self.entry(parent, name)
             if entry.dentry is None:
                 return entry, None
             node = await self.node(entry.dentry.ino)
-            if node is not None and node.inode.nlink:
+            if node is not None and (node.inode.nlink or number > 0):
                 return entry, node
             self._caches.meta.invalidate(self._keys.dentry(parent, name))
             self._caches.names.invalidate(self._keys.dentries(parent))

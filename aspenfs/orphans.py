@@ -131,7 +131,7 @@ class Orphans:
             self._is_due.set()
         elif self._session.has_peers:
             self._linger(ino)
-        elif ino not in self._lingering:
+        else:
             await self.delete(ino)
 
     def _linger(self, ino: Ino) -> None:
@@ -164,10 +164,6 @@ class Orphans:
     async def _delete_step(self, ino: Ino) -> _Step:
         """Remove up to ORPHAN_STEP_CHUNKS chunks, or all the rest."""
         prefix = self._keys.chunks(ino)
-        page = await self._kv.scan(
-            prefix, range_end(prefix), limit=limits.ORPHAN_STEP_CHUNKS, keys_only=True
-        )
-        indices = [int.from_bytes(record.key[-8:], "big") for record in page.records]
 
         async def attempt(txn: Transaction) -> _Step:
             node = await self._inodes.node(ino)
@@ -182,11 +178,16 @@ class Orphans:
                 txn.put(orphan, encode_orphan(NO_SESSION))
                 return _Step.HELD
             txn.require_not_held(ino)
+            # After the inode: no chunk comes or goes while that stays as it was read.
+            page = await self._kv.scan(
+                prefix, range_end(prefix), limit=limits.ORPHAN_STEP_CHUNKS, keys_only=True
+            )
             if page.continuation is None:
                 self._delete_whole(txn, ino, node.inode)
                 allocated = node.inode.allocated_bytes
                 self._session.count(txn, inodes=-1, allocated_bytes=-allocated)
                 return _Step.DONE
+            indices = [int.from_bytes(record.key[-8:], "big") for record in page.records]
             freed = sum(extent_bytes(i, node.inode.size, limits.CHUNK_BYTES) for i in indices)
             rest = node.inode.allocated_bytes - freed
             txn.delete_chunks(prefix, page.records[-1].key + b"\x00")

@@ -179,6 +179,38 @@ async def test_a_name_that_is_in_the_cache_and_means_no_file_any_more_is_no_name
         await fs.unlink(ROOT_INO, b"file")
 
 
+@pytest.mark.parametrize("call", ["lookup", "rename"])
+async def test_a_name_that_is_replaced_whenever_it_was_read_is_there_all_the_time(
+    fs: Filesystem,
+    peer: Filesystem,
+    store: SteeredClient,
+    ino: Ino,
+    autojump_clock: MockClock,
+    call: str,
+) -> None:
+    del autojump_clock
+    await make_file(fs, b"other")
+    await wait_all_tasks_blocked()
+    fs._caches.clear()
+
+    async def replace() -> None:
+        await make_file(peer, b"new")
+        await peer.rename(ROOT_INO, b"new", ROOT_INO, b"file")
+
+    if call == "lookup":
+        store.after_get += [replace] * 10
+        found = (await fs.lookup(ROOT_INO, b"file")).ino
+        store.after_get.clear()
+        assert await read_file(fs, found) == b""
+    else:
+        store.after_get += [replace] * 10
+        await fs.rename(ROOT_INO, b"other", ROOT_INO, b"file")
+        store.after_get.clear()
+        assert (await fs.lookup(ROOT_INO, b"file")).size == 0
+    await fs.unlink(ROOT_INO, b"file")
+    del ino
+
+
 @pytest.mark.parametrize("first", ["remover", "other"])
 async def test_it_stays_until_the_last_of_both_has_closed_it(
     fs: Filesystem, peer: Filesystem, ino: Ino, autojump_clock: MockClock, first: str
@@ -567,11 +599,22 @@ async def test_sessions_that_lapse(
         await require_nothing_left(fs)
 
 
-async def test_an_orphan_of_a_dead_session_lingers_too(
-    fs: Filesystem, peer: Filesystem, ino: Ino, autojump_clock: MockClock
+@contents
+async def test_an_orphan_of_a_dead_session_lingers_too_and_is_removed_by_all_at_once(
+    fs: Filesystem,
+    peer: Filesystem,
+    store: SteeredClient,
+    peer_store: SteeredClient,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
 ) -> None:
     """Who has it open may not have heard of it before its remover died."""
     del autojump_clock
+    monkeypatch.setattr(limits, "ORPHAN_STEP_CHUNKS", 2)
+    monkeypatch.setattr(limits, "UNLINK_AT_ONCE_CHUNKS", 2)
+    store.yields = peer_store.yields = True
+    ino = await make_file(fs, b"file", content)
     await peer.unlink(ROOT_INO, b"file")
     dead = Put(fs.keys.orphan(ino), encode_orphan(SessionId(77)))
     peer._orphans._lingering.take_due(float("inf"), 10)

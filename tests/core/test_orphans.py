@@ -409,3 +409,14 @@ async def test_a_record_of_an_orphan_that_is_gone_is_removed(
     await service.connect().commit([], [Put(key, encode_orphan(SessionId(77)))])
     await turn(mock_clock, ORPHAN_SCAN_S)
     assert await orphans(fs) == []
+
+
+async def test_orphans_are_looked_through_page_by_page(
+    fs: Filesystem, service: Service, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aspenfs.orphans.SCAN_ENTRIES_MAX", 2)
+    kv = service.connect()
+    for number in range(1000, 1005):
+        await kv.commit([], [Put(fs.keys.orphan(Ino(number)), encode_orphan(SessionId(77)))])
+    await turn(mock_clock, ORPHAN_SCAN_S)
+    assert await orphans(fs) == []
