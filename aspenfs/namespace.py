@@ -179,7 +179,8 @@ class Namespace:
         """Add a name to an inode, as POSIX says of hard links.
 
         Raises:
-            FilesystemError: EEXIST, EPERM (a directory), EMLINK, ENOENT (no name is left).
+            FilesystemError: EEXIST, EPERM (a directory), EMLINK; ESTALE, no name is left: others
+                may have given the one by which the caller came to another inode.
         """
         _check_name(name)
 
@@ -191,7 +192,7 @@ class Namespace:
             if node.inode.is_directory:
                 raise FilesystemError(errno.EPERM)
             if node.inode.nlink == 0:
-                raise FilesystemError(errno.ENOENT)
+                raise FilesystemError(errno.ESTALE)
             if node.inode.nlink >= limits.NLINK_MAX:
                 raise FilesystemError(errno.EMLINK)
             now_ns = self._now_ns()
