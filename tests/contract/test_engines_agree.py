@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -169,15 +170,24 @@ class EnginesAgree(RuleBasedStateMachine):
 
     @invariant()
     def leaves_nothing_behind(self) -> None:
-        """What lies apart belongs to a record that says so: nothing is lost or leaks."""
+        """What lies apart belongs to records that say so and are counted: nothing leaks."""
         stored: dict[Any, Any] = dict(self.engine._db.items())
-        large = {key[1:] for key in stored if key[:1] == layout.LARGE}
-        told = {
-            key[1:]
+        apart = {
+            key[1:]: record
             for key, record in stored.items()
             if key[:1] == layout.USER and layout.is_large(record)
         }
-        assert large == told
+        users = Counter(layout.place_of(key, record) for key, record in apart.items())
+        assert {key for key in stored if key[:1] in {layout.LARGE, layout.UNNAMED}} == users.keys()
+        counts = {
+            key[1:]: int.from_bytes(count, "big")
+            for key, count in stored.items()
+            if key[:1] == layout.USER_COUNT
+        }
+        assert counts == {place: users[place] for place in counts}
+        assert {place for place, count in users.items() if count > 1} <= counts.keys()
+        foreign = {key for key, record in apart.items() if layout.names_place(record)}
+        assert {key[1:] for key in stored if key[:1] == layout.BORROWER} == foreign
 
     def teardown(self) -> None:
         try:

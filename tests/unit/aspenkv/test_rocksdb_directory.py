@@ -208,8 +208,8 @@ async def test_refuses_a_database_of_another_program(tmp_path: Path) -> None:
 
 async def test_refuses_a_newer_layout(tmp_path: Path) -> None:
     async with RocksdbEngine.open(tmp_path) as engine:
-        engine._db.put(LAYOUT, b"2")
+        engine._db.put(LAYOUT, b"3")
     for _ in range(2):
-        with pytest.raises(EngineError, match="storage layout 2"):
+        with pytest.raises(EngineError, match="storage layout 3"):
             async with RocksdbEngine.open(tmp_path):
                 pass

@@ -28,3 +28,20 @@ def test_a_large_record_is_flagged_revision_length_and_checksum() -> None:
 def test_prefix_end_is_above_every_key_with_the_prefix() -> None:
     assert layout.prefix_end(b"sL") == b"sM"
     assert layout.prefix_end(b"sL") > b"sL" + b"\xff" * 100
+
+
+def test_a_copied_record_has_a_revision_of_its_own_and_names_the_place() -> None:
+    record = layout.large_record(0x0102, bytes(65536))
+    assert layout.place_of(b"key", record) == b"bkey"
+    assert not layout.names_place(record)
+    copied = layout.copied_record(0x0103, record) + b"bkey"
+    assert copied == bytes.fromhex("8000000000000103 00010000 33b202d302b65caa") + b"bkey"
+    assert layout.place_of(b"other", copied) == b"bkey"
+    assert layout.names_place(copied)
+    assert layout.record_revision(copied) == 0x0103
+    assert layout.is_value_of(copied, bytes(65536))
+    assert layout.copied_record(0x0104, copied) == layout.large_record(0x0104, bytes(65536))
+
+
+def test_places_that_are_no_keys() -> None:
+    assert layout.unnamed_place(0x0102, 3) == b"x" + bytes.fromhex("0000000000000102 00000003")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from rocksdict import Rdict, WriteBatch
@@ -20,20 +21,25 @@ from aspenkv.contract import (
 from aspenkv.engine.mutations import added, check_copied, patched
 from aspenkv.engine.rocksdb.errors import TakesLongError, damaged_value_error
 from aspenkv.engine.rocksdb.layout import (
+    BORROWER,
     LARGE,
     LARGE_VALUE_BYTES_MIN,
     REVISION,
     REVISION_BYTES,
     SERVER,
     USER,
+    copied_record,
     is_large,
     is_value_of,
     large_record,
+    names_place,
+    place_of,
     record_revision,
     small_header,
     value_length,
 )
 from aspenkv.engine.rocksdb.options import range_read_options
+from aspenkv.engine.rocksdb.places import Places
 from aspenkv.engine.rocksdb.reading import read_large
 from aspenkv.limits import (
     INLINE_COMMIT_BYTES_MAX,
@@ -57,21 +63,23 @@ class CommitBuilder:
         "_db",
         "_header",
         "_inline",
-        "_large_bytes",
         "_new_large",
+        "_places",
+        "_read_bytes",
         "_records",
         "_revision",
         "batch",
         "removed_bytes",
     )
 
-    def __init__(self, db: Rdict, revision: int, *, inline: bool) -> None:
+    def __init__(self, db: Rdict, revision: int, *, inline: bool, has_shared: bool) -> None:
         """Begin a commit that will be ``revision``.
 
         Args:
             db: the database, which no one else writes meanwhile.
             revision: the revision of the records it writes.
             inline: raise TakesLongError rather than read much.
+            has_shared: whether any large value was ever copied.
         """
         self.batch = WriteBatch(raw_mode=True)
         self._db = db
@@ -79,11 +87,17 @@ class CommitBuilder:
         self._header = small_header(revision)
         self._inline = inline
         self._records: dict[bytes, bytes | None] = {}
-        self._new_large: dict[bytes, bytes] = {}
-        self._large_bytes = 0
+        self._new_large: dict[bytes, bytes] = {}  # by place
+        self._places = Places(db, self.batch, revision, has_shared=has_shared)
+        self._read_bytes = 0
         self._copied_bytes = 0
         self._cleared: list[tuple[bytes, bytes]] = []
         self.removed_bytes = 0
+
+    @property
+    def has_shared(self) -> bool:
+        """Whether any large value was ever copied, this commit included."""
+        return self._places.has_shared
 
     def failed_check(self, checks: Sequence[Check]) -> int | None:
         """Return the index of the first check that does not hold, None if all do."""
@@ -103,7 +117,7 @@ class CommitBuilder:
             InvalidRequestError: an ``add`` meets a value that is no counter, or overflows.
             CommitTooLargeError: copies have more than COMMIT_COPIED_BYTES_MAX bytes.
             DataCorruptError: a value that must be there is not.
-            TakesLongError: inline, and it would patch, copy or delete much.
+            TakesLongError: inline, and it would read or delete much.
         """
         for op in ops:
             if isinstance(op, Put):
@@ -148,13 +162,17 @@ class CommitBuilder:
             return None
         if not is_large(record):
             return record[REVISION_BYTES:]
-        self._large_bytes += value_length(record)
-        if self._inline and self._large_bytes > INLINE_COMMIT_BYTES_MAX:
-            raise TakesLongError
-        value = self._new_large.get(key) or read_large(self._db, key)
+        self._note_read(value_length(record))
+        place = place_of(key, record)
+        value = self._new_large.get(place) or read_large(self._db, place)
         if value is None or not is_value_of(record, value):
             raise damaged_value_error(self._db.path(), key)
         return value
+
+    def _note_read(self, size_bytes: int) -> None:
+        self._read_bytes += size_bytes
+        if self._inline and self._read_bytes > INLINE_COMMIT_BYTES_MAX:
+            raise TakesLongError
 
     def _patch(self, op: Patch) -> None:
         record = self._record(op.key)
@@ -170,32 +188,62 @@ class CommitBuilder:
             self._remove(op.key, self._record(op.key))
             return
         self._copied_bytes += value_length(record)
-        check_copied(self._copied_bytes)  # before it is read
-        if self._inline and self._copied_bytes > INLINE_COMMIT_BYTES_MAX:
-            raise TakesLongError
-        self._write(op.key, self._value(op.source) or b"")
+        check_copied(self._copied_bytes)
+        if not is_large(record):
+            self._note_read(value_length(record))
+            self._write(op.key, record[REVISION_BYTES:])
+            return
+        place = place_of(op.source, record)
+        self._places.share(place)
+        self._release(op.key)  # afterwards: it may have that very value
+        self._tell(op.key, copied_record(self._revision, record), place)
 
     def _write(self, key: bytes, value: bytes | memoryview) -> None:
         if len(value) >= LARGE_VALUE_BYTES_MIN:
             value = bytes(value)
-            record = large_record(self._revision, value)
-            self._new_large[key] = value
-            self.batch.put(LARGE + key, value)
-        else:
-            old = self._record(key)
-            if old is not None and is_large(old):
-                self.batch.delete(LARGE + key)
-            record = self._header + value
+            place = self._room_for(key)
+            self._new_large[place] = value
+            self.batch.put(place, value)
+            self._tell(key, large_record(self._revision, value), place)
+            return
+        self._release(key)
+        record = self._header + value
         self._records[key] = record
         self.batch.put(USER + key, record)
+
+    def _room_for(self, key: bytes) -> bytes:
+        """Return where the next large value of a key is to lie, over the one it has or not."""
+        own = LARGE + key
+        if not self._places.has_shared:
+            return own
+        old = self._record(key)
+        is_over = old is not None and is_large(old) and place_of(key, old) == own
+        if not is_over or self._places.is_shared(own):
+            self._release(key)
+        return self._places.room_for(key)
+
+    def _tell(self, key: bytes, record: bytes, place: bytes) -> None:
+        """Write the record of a large value, which lies at ``place``."""
+        if place != LARGE + key:
+            record += place
+            self.batch.put(BORROWER + key, b"")
+        self._records[key] = record
+        self.batch.put(USER + key, record)
+
+    def _release(self, key: bytes) -> int:
+        """Let go of the large value of a key, if it has one; return how many bytes that frees."""
+        record = self._record(key)
+        if record is None or not is_large(record):
+            return 0
+        if names_place(record):
+            self.batch.delete(BORROWER + key)
+        return value_length(record) if self._places.leave(place_of(key, record)) else 0
 
     def _remove(self, key: bytes, record: bytes | None) -> None:
         if record is None:
             return
+        self.removed_bytes += self._release(key)
         self.batch.delete(USER + key)
-        if is_large(record):
-            self.batch.delete(LARGE + key)
-            self.removed_bytes += value_length(record)
         self._records[key] = None
 
     def _remove_range(self, start: bytes, end: bytes) -> None:
@@ -204,6 +252,13 @@ class CommitBuilder:
         written = [key for key in self._records if start <= key < end]
         one_by_one_max = INLINE_RANGE_DELETE_KEYS_MAX if self._inline else RANGE_DELETE_KEYS_MAX
         stored = self._keys(start, end, one_by_one_max + 1)
+        if (
+            len(stored) > one_by_one_max
+            and not self._inline
+            and self._places.are_shared(start, end)
+        ):
+            stored = self._keys(start, end, sys.maxsize)
+            one_by_one_max = len(stored)
         if len(stored) <= one_by_one_max:
             for key in {*written, *stored}:
                 self._remove(key, self._record(key))

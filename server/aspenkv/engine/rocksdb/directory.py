@@ -9,7 +9,7 @@ from typing import Final
 from rocksdict import AccessType, Rdict
 
 from aspenkv.engine.rocksdb.errors import TypedErrors
-from aspenkv.engine.rocksdb.layout import LAYOUT, LAYOUT_VERSION
+from aspenkv.engine.rocksdb.layout import LAYOUT, LAYOUT_VERSION, LAYOUT_VERSIONS
 from aspenkv.engine.rocksdb.options import database_options
 from aspenkv.errors import DataCorruptError, EngineError
 
@@ -95,9 +95,9 @@ def _check_layout_or_close(db: Rdict, path: Path) -> None:
 
 
 def _check_layout(stored: bytes | None, path: Path) -> None:
-    if stored != LAYOUT_VERSION:
+    if stored not in LAYOUT_VERSIONS:
         found = "no" if stored is None else stored.decode("latin-1")
         raise EngineError(
-            f"{path} has storage layout {found}, this program knows {LAYOUT_VERSION.decode()}: use "
-            f"the program that wrote it"
+            f"{path} has storage layout {found}, this program knows "
+            f"{max(LAYOUT_VERSIONS).decode()} and older: use the program that wrote it"
         )

@@ -23,12 +23,15 @@ from aspenkv.engine.rocksdb.commit import CommitBuilder
 from aspenkv.engine.rocksdb.directory import close_database, open_database, open_read_only
 from aspenkv.engine.rocksdb.errors import TakesLongError, TypedErrors, damaged_value_error
 from aspenkv.engine.rocksdb.layout import (
+    LAYOUT,
+    LAYOUT_VERSION_SHARING,
     REVISION,
     REVISION_BYTES,
     SERVER,
     USER,
     is_large,
     is_value_of,
+    place_of,
     prefix_end,
     record_revision,
 )
@@ -68,6 +71,7 @@ class RocksdbEngine:
         self._writes = 0
         self._synced_writes = 0
         self._syncing = trio.Lock()
+        self._has_shared = db.get(LAYOUT) == LAYOUT_VERSION_SHARING
         self._removed_bytes = 0
         self._garbage = BlobGarbage(db)
         self._space = SpaceGuard(path)
@@ -220,7 +224,7 @@ class RocksdbEngine:
         return ScanPage(page, None)
 
     def _large_value(self, snapshot: Snapshot, key: bytes, record: bytes) -> bytes:
-        value = read_large_of(snapshot, key)
+        value = read_large_of(snapshot, place_of(key, record))
         if value is None or not is_value_of(record, value):
             raise damaged_value_error(self._path, key)
         return value
@@ -234,7 +238,7 @@ class RocksdbEngine:
         inline: bool,
     ) -> CommitResult:
         revision = self._revision + 1
-        commit = CommitBuilder(self._db, revision, inline=inline)
+        commit = CommitBuilder(self._db, revision, inline=inline, has_shared=self._has_shared)
         failed_check = commit.failed_check(checks)
         if failed_check is not None:
             return CommitResult(self._revision, failed_check)
@@ -249,6 +253,7 @@ class RocksdbEngine:
         self._db.write(commit.batch, _INLINE_WRITE if inline else _PATIENT_WRITE)
         if ops:
             self._revision = revision
+        self._has_shared = commit.has_shared
         self._writes += 1
         self._removed_bytes += commit.removed_bytes
         self._garbage.note(batch_bytes)

@@ -11,11 +11,11 @@ from aspenkv.contract import Versioned
 from aspenkv.engine.mutations import check_size
 from aspenkv.engine.rocksdb.errors import damaged_value_error
 from aspenkv.engine.rocksdb.layout import (
-    LARGE,
     REVISION_BYTES,
     USER,
     is_large,
     is_value_of,
+    place_of,
     record_revision,
     value_length,
 )
@@ -37,20 +37,20 @@ def read_records(db: Rdict, keys: Sequence[bytes]) -> list[bytes | None]:
     return records
 
 
-def read_large(db: Rdict, key: bytes) -> bytes | None:
-    """Return the bytes that lie apart for a key, which may be newer than a record read before."""
-    value: bytes | None = db.get(LARGE + key, None, _LARGE_READ)
+def read_large(db: Rdict, place: bytes) -> bytes | None:
+    """Return the bytes that lie at a place, which may be newer than a record read before."""
+    value: bytes | None = db.get(place, None, _LARGE_READ)
     return value
 
 
-def read_large_of(snapshot: Snapshot, key: bytes) -> bytes | None:
-    """Return the bytes that lie apart for a key in a snapshot.
+def read_large_of(snapshot: Snapshot, place: bytes) -> bytes | None:
+    """Return the bytes that lie at a place in a snapshot.
 
     By an iterator: ``snapshot[...]`` takes no options, and has a bare exception for an absent key.
     """
     rows = snapshot.iter(_LARGE_READ)
-    rows.seek(LARGE + key)
-    value: bytes | None = rows.value() if rows.valid() and rows.key() == LARGE + key else None
+    rows.seek(place)
+    value: bytes | None = rows.value() if rows.valid() and rows.key() == place else None
     return value
 
 
@@ -89,5 +89,5 @@ def _value_of(db: Rdict, key: bytes, record: bytes) -> bytes | None:
     """Return the value that a record tells of; None if what is stored by now is another one."""
     if not is_large(record):
         return record[REVISION_BYTES:]
-    value = read_large(db, key)
+    value = read_large(db, place_of(key, record))
     return value if value is not None and is_value_of(record, value) else None
