@@ -66,6 +66,7 @@ class Data:
         nursery: for commits in the background; cancelled only after :meth:`flush_all`.
         clock: where time comes from.
         timeout_s: how long a writer waits for room while no byte can be stored.
+        is_shared: whether other mounts use the volume now.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Data:
         nursery: trio.Nursery,
         clock: Clock,
         timeout_s: float,
+        is_shared: Callable[[], bool],
     ) -> None:
         """Take the parts that the mount composed."""
         self._inodes = inodes
@@ -85,7 +87,9 @@ class Data:
         self._handles = handles
         self._clock = clock
         self._files: dict[Ino, OpenFile] = {}
-        self._writeback = Writeback(content, nursery, clock, timeout_s, self._drop_if_unused)
+        self._writeback = Writeback(
+            content, nursery, clock, timeout_s, is_shared, self._drop_if_unused
+        )
 
     def is_open(self, ino: Ino) -> bool:
         """Return whether any handle of this mount has the inode open."""

@@ -132,6 +132,7 @@ class Filesystem:
             nursery,
             clock,
             timeout_s,
+            lambda: session.has_peers,
         )
         stored_chunks = StoredChunks(kv, keys)
         self._ranges = FileRanges(

@@ -42,6 +42,7 @@ LATE_COMMIT_S: Final = 60.0  # in which a commit whose caller gave up is done, i
 WATCH_CATCH_UP_S: Final = 0.1  # between looks at how far a watch that goes on has come
 
 WRITEBACK_DELAY_S: Final = 0.5
+WRITEBACK_SHARED_DELAY_S: Final = 0.01  # while others may look: tail -f shows a line within 50 ms
 DIRTY_FILE_BYTES_MAX: Final = 1024 * 1024  # one commit's worth; a sequential writer streams
 DIRTY_EXTENTS_MAX: Final = 1024  # scattered writes that wait, per file
 DIRTY_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -157,9 +158,7 @@ GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn
 FUSE_LOCK_WAITERS_MAX: Final = 4096  # each is a task and a caller asleep in the kernel; then ENOLCK
 KERNEL_READAHEAD_KIB: Final = 4096  # four requests of 1 MiB: some are read while one is answered
-KERNEL_BACKGROUND_MAX: Final = (
-    64  # requests ahead of readers; the kernel's 12 hold back eight of them
-)
+KERNEL_BACKGROUND_MAX: Final = 64  # requests ahead of readers; the kernel's 12 hold eight up
 KERNEL_ENTRY_TIMEOUT_S: Final = 3600.0  # the watch drops the kernel's copies long before
 KERNEL_ATTR_TIMEOUT_S: Final = 3600.0
 KERNEL_TTL_S: Final = 1.0  # for both where nobody follows what others do; beside the caches' own

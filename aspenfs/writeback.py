@@ -59,6 +59,7 @@ class Writeback:
         nursery: for commits in the background; cancelled only after :meth:`flush_all`.
         clock: where time comes from.
         timeout_s: how long a writer waits for room while no byte can be stored.
+        is_shared: whether other mounts use the volume now; they should see soon what is written.
         on_clean: called when nothing of a file waits any more.
     """
 
@@ -68,6 +69,7 @@ class Writeback:
         nursery: trio.Nursery,
         clock: Clock,
         timeout_s: float,
+        is_shared: Callable[[], bool],
         on_clean: Callable[[OpenFile], None],
     ) -> None:
         """Start with nothing dirty."""
@@ -75,6 +77,7 @@ class Writeback:
         self._nursery = nursery
         self._clock = clock
         self._timeout_s = timeout_s
+        self._is_shared = is_shared
         self._on_clean = on_clean
         self._dirty_files: dict[Ino, OpenFile] = {}  # in the order of becoming dirty
         self._dirty_bytes = 0
@@ -320,15 +323,20 @@ class Writeback:
             raise errors[0]
 
     async def run(self) -> None:
-        """Commit what has been dirty for WRITEBACK_DELAY_S, as long as this mount may."""
+        """Commit what has been dirty for a while, as long as this mount may."""
         while not self._is_fenced_off:
             await self._became_dirty.wait()
             self._became_dirty = trio.Event()
             while self._dirty_files and not self._is_fenced_off:
-                await trio.sleep(limits.WRITEBACK_DELAY_S)
+                delay_s = (
+                    limits.WRITEBACK_SHARED_DELAY_S
+                    if self._is_shared()
+                    else limits.WRITEBACK_DELAY_S
+                )
+                await trio.sleep(delay_s)
                 now_s = self._clock.monotonic()
                 for file in list(self._dirty_files.values()):
-                    if now_s - file.dirty_since_s >= limits.WRITEBACK_DELAY_S:
+                    if now_s - file.dirty_since_s >= delay_s:
                         file.dirty_since_s = now_s
                         self._schedule_flush(file, whole_chunks=False)
 

@@ -28,7 +28,8 @@ Open = Callable[..., AbstractAsyncContextManager[Filesystem]]
 def _slow_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let time make a commit only in a test that turns the clock, however slow the machine is."""
     if not {"mock_clock", "autojump_clock"} & set(request.fixturenames):
-        monkeypatch.setattr(limits, "WRITEBACK_DELAY_S", 3600.0)
+        for delay in ("WRITEBACK_DELAY_S", "WRITEBACK_SHARED_DELAY_S"):
+            monkeypatch.setattr(limits, delay, 3600.0)
 
 
 @pytest.fixture

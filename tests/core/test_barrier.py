@@ -412,6 +412,16 @@ class TestAlone:
             assert fs.kernel_lifetimes().exact_s == 0
 
 
+async def test_what_is_written_is_stored_soon_while_others_may_look(
+    fs: Filesystem, peer: Filesystem, ino: Ino, mock_clock: MockClock
+) -> None:
+    fh = await fs.open(ino, os.O_WRONLY | os.O_APPEND)
+    await fs.write(fh, 0, b" line")
+    await turn(mock_clock, limits.WRITEBACK_SHARED_DELAY_S)
+    assert await content(peer, ino) == b"old line"
+    await fs.release(fh)
+
+
 # --- the other levels -----------------------------------------------------------------------------
 
 
