@@ -1,8 +1,10 @@
 """One inode with locks, as one mount knows it: what it holds, what others hold, and who waits.
 
 What this mount holds is decided here; the store's record of it follows. Who waits does so in a
-queue of all mounts: a waiter that others must know of takes a ticket, as in Lamport's bakery, and
-the commit that records it checks that nobody took one meanwhile. So the order is total.
+queue of all mounts: one that others must know of takes a ticket with the number after the last that
+it sees, as in the bakery of Lamport ("A New Solution of Dijkstra's Concurrent Programming Problem",
+1974). Those who take the same number at the same moment come in the order of sessions. So each
+knows its place, and can be overtaken by those only that came within a round trip.
 
 No method awaits; the time is passed in.
 """
@@ -208,14 +210,22 @@ class LockedFile:
         others = any(lock.owner.session != self.session for lock in (*holders, *first))
         return Obstacles(holders, first, others)
 
+    def before(self, waiter: Waiter) -> list[FileLock]:
+        """Return the requests of all sessions in the queue before a waiter's."""
+        if not waiter.ticket:
+            return [each.wanted for each in self.queue()]
+        place = waiter.ticket, self.session
+        return [
+            each.wanted for each in self.queue() if (each.ticket, each.wanted.owner.session) < place
+        ]
+
     def _first(self, waiter: Waiter) -> list[FileLock]:
         """Return the requests whose turn is before a waiter's, and which it must not overtake.
 
         Those with a ticket come before those without. Who already has a lock that a request waits
         for may overtake it, for it would wait for itself.
         """
-        wanted, ticket = waiter.wanted, waiter.ticket or float("inf")
-        before = [each.wanted for each in self.queue() if each.ticket < ticket]
+        wanted, before = waiter.wanted, self.before(waiter)
         if not waiter.ticket:
             came_before = takewhile(lambda own: own is not waiter, self.waiters)
             before += [own.wanted for own in came_before if not own.ticket]

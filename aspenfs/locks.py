@@ -206,20 +206,21 @@ class Locks:
             obstacles = await self._obstacles(file, waiter, wait=wait)
             tickets = file.tickets(without=waiter)
             if obstacles:
-                if not wait or waiter.ticket:
+                if wait:
+                    self._check_deadlock(file, waiter)
+                if not wait or waiter.ticket or not obstacles.are_of_others:
                     return obstacles, None
-                self._check_deadlock(file, wanted)
-                if not obstacles.are_of_others:
-                    return obstacles, None
+                # Others' records may change meanwhile: with a check, who changes his all the time
+                # would let nobody into the queue.
                 ticket = file.next_ticket()
                 held = file.held
                 tickets.append(LockWaiter(wanted, ticket))
             else:
                 held = locked(file.held, wanted)
+                txn.checks += file.checks()
             _check_room(held, tickets)
             if len(file.others) > limits.LOCK_SESSIONS_MAX:
                 raise FilesystemError(errno.ENOLCK, f"{len(file.others)} mounts lock one file")
-            txn.checks += file.checks()
             return obstacles, encode_locks(held, tickets)
 
         obstacles = await self._commit(file, build)
@@ -237,24 +238,25 @@ class Locks:
     async def _obstacles(self, file: LockedFile, waiter: Waiter, *, wait: bool) -> Obstacles:
         """Return what is in a request's way, as far as what was read of others is right.
 
-        A commit finds out if it is not. Who does not wait is not refused for what may have been
-        given back since; who does is told of that.
+        A commit finds out if it is not, or the feed tells who waits. But nobody is refused for what
+        may have been given back since, or takes a ticket by those of long ago.
         """
         is_read = file.is_outdated
         if is_read:
             await self._read(file)
         now_s = trio.current_time()
         obstacles = file.obstacles(waiter, in_turn=wait, now_s=now_s)
-        if obstacles.are_of_others and not (wait or is_read):
+        if obstacles.are_of_others and not (waiter.ticket or is_read):
             await self._read(file)
             obstacles = file.obstacles(waiter, in_turn=wait, now_s=now_s)
         return obstacles
 
-    def _check_deadlock(self, file: LockedFile, wanted: FileLock) -> None:
+    def _check_deadlock(self, file: LockedFile, waiter: Waiter) -> None:
         """Refuse a request that waits for one which, through whomever, waits for its owner.
 
-        As on Linux, BSD locks are let alone.
+        Of those in a circle the last one is refused. As on Linux, BSD locks are let alone.
         """
+        wanted = waiter.wanted
         if wanted.owner.is_flock:
             return
         requests: defaultdict[LockOwner, list[tuple[LockedFile, FileLock]]] = defaultdict(list)
@@ -262,9 +264,8 @@ class Locks:
         for each in self._files.values():
             for own in each.waiters:
                 requests[own.wanted.owner].append((each, own.wanted))
-        for other in file.others.values():  # what is known of other files may be outdated
-            for waiting in other.record.waiters:
-                requests[waiting.wanted.owner].append((file, waiting.wanted))
+        for other in file.before(waiter):  # what is known of others on other files may be outdated
+            requests[other.owner].append((file, other))
 
         def waits_for(owner: LockOwner) -> Iterator[LockOwner]:
             for each, request in requests.get(owner, ()):
@@ -323,10 +324,11 @@ class Locks:
 
     async def settle(self, ino: Ino) -> None:
         """Let others know what was given back; :meth:`run` does it later if it cannot be now."""
-        file = self._files.get(ino)
-        if file is None or file.is_settled(trio.current_time()):
+        if ino not in self._files:
             return
-        with self._using(ino):
+        with self._using(ino) as file:
+            if file.is_settled(trio.current_time()):
+                return
             try:
                 await self._settle(file)
             except (AspenError, AspenKvError) as error:
