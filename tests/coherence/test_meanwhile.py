@@ -15,7 +15,7 @@ from tests.coherence.pairs import Pair, at_once, opened
 
 pytestmark = pytest.mark.mount
 
-LOOP_S: Final = 4.0
+LOOP_S: Final = 3.0
 
 
 def test_a_file_that_is_replaced_all_the_time(pair: Pair) -> None:

@@ -65,6 +65,24 @@ def test_a_name_that_was_missing_is_there_once_it_was_made(pair: Pair) -> None:
         assert (reader / f"{number}").exists()
 
 
+def test_what_one_makes_the_other_removes_and_makes_again(pair: Pair) -> None:
+    """No call fails for what was there a moment ago."""
+    for _, one, other in pair.turns(ROUNDS // 2):
+        (one / "directory").mkdir()
+        (other / "directory").rmdir()
+        (other / "directory").mkdir()
+        (one / "directory").rename(one / "moved")
+        (other / "moved").rename(other / "directory")
+        (one / "directory").rmdir()
+        (one / "file").touch(exist_ok=False)
+        (other / "file").unlink()
+        (other / "file").touch(exist_ok=False)
+        (one / "file").rename(one / "link")
+        (one / "file").symlink_to("link")
+        (other / "link").rename(other / "file")
+        (one / "file").unlink()
+
+
 def test_a_refusal_is_for_what_there_is(pair: Pair) -> None:
     for _, writer, other in pair.turns(ROUNDS // 2):
         (writer / "directory").mkdir()

@@ -15,8 +15,8 @@ from tests.network.test_mount_far import git, make_repository
 
 pytestmark = pytest.mark.mount
 
-COMMITS: Final = 5
-TRANSACTIONS: Final = 50
+COMMITS: Final = 4
+TRANSACTIONS: Final = 30
 
 
 def test_git_goes_on_where_the_other_mount_has_stopped(pair: Pair, tmp_path: Path) -> None:
