@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aspenfs.fsck import volume_pass
 from aspenfs.fsck.inode_pass import InodePass
+from aspenfs.fsck.lock_pass import check_locks
 from aspenfs.fsck.report import Findings, Report
 from aspenfs.fsck.tree_pass import InodeTable, TreePass
 from aspenfs.limits import CHUNK_BYTES, FSCK_LIVE_PASSES_MAX
@@ -50,6 +51,7 @@ async def _check_once(kv: KeyValue, keys: Keys) -> Report:
     await TreePass(kv, keys, findings, table).run()
     await volume_pass.check_next_ino(kv, keys, table.ino_max, findings)
     await volume_pass.check_usage(kv, keys, findings)
+    await check_locks(kv, keys, findings)
     await volume_pass.check_unknown_keys(kv, keys, findings)
     revision = await kv.revision()
     return Report(

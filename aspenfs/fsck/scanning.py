@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aspenkv.contract import KeyValue, Record
 
 
-KINDS: Final = b"CDIMNORSUX"
+KINDS: Final = b"CDILMNORSUX"
 """The letters after a volume's prefix, in key order."""
 
 

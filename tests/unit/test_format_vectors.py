@@ -15,6 +15,14 @@ import pytest
 from aspenfs import metadata
 from aspenfs.fsck.report import ProblemKind
 from aspenfs.keys import Keys, ParsedKey
+from aspenfs.lock_records import (
+    FileLock,
+    LockOwner,
+    LockRecord,
+    LockWaiter,
+    decode_locks,
+    encode_locks,
+)
 from aspenfs.metadata import Dentry, Inode, Superblock, Times
 from aspenfs.types import SessionId
 
@@ -80,6 +88,7 @@ KEY_KINDS: dict[str, tuple[Any, str]] = {
     "usage_bytes": (KEYS.usage_bytes, "U"),
     "usage_inodes": (KEYS.usage_inodes, "U"),
     "session": (KEYS.session, "M"),
+    "locks": (KEYS.locks, "L"),
 }
 
 
@@ -100,6 +109,28 @@ def decode_session(_key: bytes, value: bytes) -> bytes:
 def encode_session(host: bytes) -> bytes:
     packed: bytes = msgpack.packb({"host": host.decode()})
     return packed
+
+
+LOCKING_SESSION = SessionId(0x1122_3344_5566_7788)
+
+
+def lock(is_write: bool, is_flock: bool, number: int, start: int, end: int, pid: int) -> FileLock:
+    return FileLock(LockOwner(LOCKING_SESSION, is_flock, number), is_write, start, end, pid)
+
+
+def whole_locks(held: list[list[Any]], waiters: list[list[Any]]) -> LockRecord:
+    return LockRecord(
+        tuple(lock(*fields) for fields in held),
+        tuple(LockWaiter(lock(*fields), ticket) for *fields, ticket in waiters),
+    )
+
+
+def decode_session_locks(key: bytes, value: bytes) -> LockRecord:
+    return decode_locks(key, value, LOCKING_SESSION)
+
+
+def encode_lock_record(record: LockRecord) -> bytes:
+    return encode_locks(record.held, record.waiters)
 
 
 def whole_inode(**fields: Any) -> Inode:
@@ -125,6 +156,7 @@ CODECS = {
     "session": (only_field, decode_session, encode_session),
     "chunk": (only_field, as_is, bytes),
     "xattr": (only_field, as_is, bytes),
+    "locks": (whole_locks, decode_session_locks, encode_lock_record),
     "directory_moves": (only_field, as_is, bytes),
     "hold": (only_field, as_is, bytes),
 }
@@ -145,7 +177,8 @@ def test_the_key_is_made_and_parsed_as_documented(vector: Vector) -> None:
     if vector.kind.startswith("usage_"):
         name = vector.key[-1:]
     chunk_index = vector.key_fields.get("chunk_index", 0)
-    holder = SessionId(vector.key_fields["session"] if vector.kind == "hold" else 0)
+    has_holder = vector.kind in {"hold", "locks"}
+    holder = SessionId(vector.key_fields["session"] if has_holder else 0)
     assert parsed == ParsedKey(parsed_kind, number, name, chunk_index, holder)
 
 

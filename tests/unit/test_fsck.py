@@ -13,6 +13,7 @@ from aspenfs.errors import FormatVersionError
 from aspenfs.fsck import ProblemKind, check_volume
 from aspenfs.keys import Keys
 from aspenfs.limits import CHUNK_BYTES, FSCK_PROBLEMS_MAX, INLINE_BYTES_MAX
+from aspenfs.lock_records import encode_locks
 from aspenfs.metadata import (
     Dentry,
     Inode,
@@ -103,6 +104,8 @@ def clean_volume() -> dict[bytes, bytes]:
         KEYS.session(SESSION): b"{}",
         KEYS.orphan(ORPHAN): encode_orphan(SESSION),
         KEYS.hold(ORPHAN, SessionId(6)): b"",
+        KEYS.locks(CHUNKED, SESSION): encode_locks(()),
+        KEYS.locks(SYMLINK, SESSION): encode_locks(()),
         KEYS.xattr(CHUNKED, b"user.a"): b"value",
         KEYS.chunk(CHUNKED, 0): b"\1" * CHUNK_BYTES,
         KEYS.chunk(CHUNKED, 2): b"\2",
@@ -270,6 +273,16 @@ DAMAGES: list[tuple[str, list[Op], set[tuple[ProblemKind, bytes]]]] = [
         "damaged orphan record",
         [Put(KEYS.orphan(ORPHAN), b"short")],
         {(ProblemKind.DAMAGED, KEYS.orphan(ORPHAN))},
+    ),
+    (
+        "locks that cannot be read",
+        [Put(KEYS.locks(CHUNKED, SESSION), b"")],
+        {(ProblemKind.DAMAGED, KEYS.locks(CHUNKED, SESSION))},
+    ),
+    (
+        "locks of a session that is gone",
+        [Put(KEYS.locks(CHUNKED, SessionId(8)), encode_locks(()))],
+        {(ProblemKind.STRAY, KEYS.locks(CHUNKED, SessionId(8)))},
     ),
     (
         "a hold with a value",

@@ -41,6 +41,7 @@ def test_every_key_parses_to_what_made_it(
     assert KEYS.parse(KEYS.xattr(ino, name)) == ParsedKey("X", ino, name)
     assert KEYS.parse(KEYS.orphan(ino)) == ParsedKey("O", ino)
     assert KEYS.parse(KEYS.hold(ino, session)) == ParsedKey("O.hold", ino, holder=session)
+    assert KEYS.parse(KEYS.locks(ino, session)) == ParsedKey("L", ino, holder=session)
     assert KEYS.parse(KEYS.session(session)) == ParsedKey("M", session)
     assert KEYS.parse(KEYS.usage_bytes(session)) == ParsedKey("U", session, b"b")
     assert KEYS.parse(KEYS.usage_inodes(session)) == ParsedKey("U", session, b"i")
@@ -127,6 +128,7 @@ def test_a_range_holds_the_keys_of_its_inode_only(
         (KEYS.dentries(ino), KEYS.dentry(other, name)),
         (KEYS.xattrs(ino), KEYS.xattr(other, name)),
         (KEYS.chunks(ino), KEYS.chunk(other, index)),
+        (KEYS.locks_of_all(ino), KEYS.locks(other, SessionId(index))),
     ):
         assert (prefix <= key < range_end(prefix)) == (ino == other)
 
