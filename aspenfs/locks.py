@@ -470,18 +470,21 @@ class Locks:
             with trio.move_on_at(min((end for end in ends_s if end > now_s), default=float("inf"))):
                 await self._unsettled.wait()
             self._unsettled = trio.Event()
-            try:
-                for file in list(self._files.values()):
+            is_settled = True
+            for file in list(self._files.values()):
+                try:
                     await self._settle_in_background(file)
-            except (LeaseLostError, ClosedError):
-                return  # the locks are gone with the session, or will be
-            except (AspenError, AspenKvError) as error:
-                log.info("locks could not be given back: %s; trying again", error)
+                except (LeaseLostError, ClosedError):
+                    return  # the locks are gone with the session, or will be
+                except (AspenError, AspenKvError) as error:
+                    log.info("locks could not be given back: %s; trying again", error)
+                    is_settled = False
+            if is_settled:
+                pause_s = limits.LOCK_RETRY_FIRST_S
+            else:
                 self._unsettled.set()
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, limits.LOCK_RETRY_MAX_S)
-            else:
-                pause_s = limits.LOCK_RETRY_FIRST_S
 
     async def _settle_in_background(self, file: LockedFile) -> None:
         if file.is_settled(trio.current_time()):
