@@ -96,11 +96,7 @@ class FileRanges:
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
             raise FilesystemError(errno.EINVAL)
         # Looked at before anything is awaited: what a commit stores then is found in the store.
-        dirty = {
-            index
-            for start, end in file.dirty_ranges()
-            for index in range(start // _CHUNK, chunk_count(end, _CHUNK))
-        }
+        dirty = file.dirty_chunks()
         dirty_end = file.end
         inode = (await self._inodes.require(ino)).inode
         size = max(inode.size, dirty_end)

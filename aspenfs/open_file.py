@@ -15,6 +15,7 @@ from collections import deque
 import trio
 
 from aspenfs import limits
+from aspenfs.chunks import chunk_count, extent_bytes, slices
 from aspenfs.extents import Buffer, Extents
 from aspenfs.file_content import Batch
 from aspenfs.metadata import clamp_ns, without_set_id
@@ -96,8 +97,8 @@ class OpenFile:
                 end = max(end, self.batch.appended_at + len(self.batch.appended))
         return end
 
-    def dirty_ranges(self) -> list[tuple[int, int]]:
-        """Return where the dirty bytes are, as (start, end), in no order; they may overlap."""
+    def dirty_chunks(self) -> set[int]:
+        """Return in which chunks of the file dirty bytes are."""
         parts = [*self.dirty]
         at = self.appended_at
         for segment in self.appended:
@@ -106,7 +107,11 @@ class OpenFile:
         if self.batch is not None:
             parts += self.batch.extents
             parts.append((self.batch.appended_at, self.batch.appended))
-        return [(offset, offset + len(part)) for offset, part in parts if part]
+        return {
+            part.chunk_index
+            for offset, data in parts
+            for part in slices(offset, len(data), limits.CHUNK_BYTES)
+        }
 
     def within(self, start: int, end: int) -> list[tuple[int, bytes]]:
         """Return the dirty bytes of a range, the newest last."""
@@ -128,7 +133,7 @@ class OpenFile:
         shown = attributes._replace(
             mode=mode,
             size=size,
-            allocated_bytes=attributes.allocated_bytes + size - attributes.size,
+            allocated_bytes=attributes.allocated_bytes + self._grown_bytes(attributes, size),
         )
         if self.batch is not None:
             if self.batch.byte_count:
@@ -137,6 +142,24 @@ class OpenFile:
         if self.waiting_bytes:
             shown = _with_times(shown, self.mtime_ns, self.mtime_ns)
         return _with_set_times(shown, self.times)
+
+    def _grown_bytes(self, attributes: Attributes, size: int) -> int:
+        """Return how much more a file allocates with all that waits, as far as this mount can tell.
+
+        Only the store knows which holes below the file's end are filled: they are left out.
+        """
+        if size <= limits.INLINE_BYTES_MAX:
+            return size - attributes.size
+        count = chunk_count(attributes.size, limits.CHUNK_BYTES)
+        dirty = self.dirty_chunks()
+        grown = sum(
+            extent_bytes(index, size, limits.CHUNK_BYTES) for index in dirty if index >= count
+        )
+        has_last = count - 1 in dirty or attributes.allocated_bytes == attributes.size
+        if count and has_last:
+            was = extent_bytes(count - 1, attributes.size, limits.CHUNK_BYTES)
+            grown += extent_bytes(count - 1, size, limits.CHUNK_BYTES) - was
+        return grown
 
     def set_times(self, times: AttributeChanges) -> None:
         """Let times go with the bytes that wait; ``times`` changes nothing else."""

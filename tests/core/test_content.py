@@ -125,6 +125,20 @@ async def test_bytes_that_were_cut_off_do_not_come_back(fs: Filesystem) -> None:
         assert await read_file(fs, ino) == expected
 
 
+@pytest.mark.parametrize("before", [0, 10, INLINE_BYTES_MAX, CHUNK_BYTES + 5, 2 * CHUNK_BYTES])
+@pytest.mark.parametrize("at", [0, 10, 2 * CHUNK_BYTES, 5 * CHUNK_BYTES + 7, TERABYTE])
+@pytest.mark.parametrize("length", [1, CHUNK_BYTES])
+async def test_what_is_not_committed_yet_is_said_to_allocate_what_it_will(
+    fs: Filesystem, before: int, at: int, length: int
+) -> None:
+    ino = await make_file(fs, b"file", b"x" * before)
+    async with opened(fs, ino) as fh:
+        await fs.write(fh, at, b"y" * length)
+        dirty = await fs.getattr(ino)
+        await fs.flush(fh)
+        assert (await fs.getattr(ino)).allocated_bytes == dirty.allocated_bytes
+
+
 async def test_a_cut_to_nothing_makes_a_small_file_again(fs: Filesystem) -> None:
     ino = await make_file(fs, b"file", b"x" * 2 * CHUNK_BYTES)
     await truncate(fs, ino, 0)
