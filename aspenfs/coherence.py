@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 from aspenfs import limits
 from aspenfs.errors import FilesystemError
 from aspenfs.inodes import Inodes
-from aspenfs.known_inodes import KnownInodes, OutdatedNames
+from aspenfs.known_inodes import KnownInodes
 from aspenfs.types import CoherenceLevel, Ino
 from aspenfs.watch import Watcher
 
@@ -65,7 +65,6 @@ class Coherence:
         self._watcher = watcher
         self._inodes = inodes
         self._known = known
-        self._outdated = OutdatedNames()
         self._monotonic = monotonic
 
     def kernel_lifetimes(self) -> Lifetimes:
@@ -95,15 +94,13 @@ class Coherence:
         ways = self._known.ways_up(ino)
         entries = await self._inodes.entries([name for _, name in ways])
         now_s = self._monotonic()
-        is_outdated = False
-        for (meant, name), entry in zip(ways, entries, strict=True):
-            if entry.dentry is not None and entry.dentry.ino == meant:
-                continue
-            if self._outdated.note(meant, name, now_s):
-                self._known.removed(meant, name)
-            else:
-                is_outdated = True
-        if is_outdated:
+        outdated = [
+            name
+            for (meant, name), entry in zip(ways, entries, strict=True)
+            if (entry.dentry is None or entry.dentry.ino != meant)
+            and self._known.is_used_still(meant, name, now_s)
+        ]
+        if outdated:
             raise FilesystemError(errno.ESTALE, f"a name of inode {ino} means another now")
 
     async def before_lookup(self, parent: Ino, name: bytes) -> None:

@@ -22,6 +22,32 @@ class Name(NamedTuple):
     name: bytes
 
 
+class OutdatedNames:
+    """Names that no longer mean what the kernel was told, from when that is seen until it knows.
+
+    A request that walked over such a name can still be on its way a while after the kernel was told
+    to drop it; after OUTDATED_NAME_S it cannot.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._since_s: OrderedDict[tuple[Ino, Name], float] = OrderedDict()
+
+    def note(self, ino: Ino, name: Name, now_s: float) -> bool:
+        """Note that ``name`` does not mean ``ino``; return whether the kernel surely knows."""
+        key = (ino, name)
+        if now_s - self._since_s.setdefault(key, now_s) >= limits.OUTDATED_NAME_S:
+            del self._since_s[key]
+            return True
+        if len(self._since_s) > limits.OUTDATED_NAMES_MAX:
+            self._since_s.popitem(last=False)
+        return False
+
+    def forget(self, ino: Ino, name: Name) -> None:
+        """Note that the kernel was told again, just now, that ``name`` means ``ino``."""
+        self._since_s.pop((ino, name), None)
+
+
 class KnownInodes:
     """The inodes that the kernel was told of and has not yet forgotten.
 
@@ -35,6 +61,7 @@ class KnownInodes:
         """Start with no inode known."""
         self._counts: dict[Ino, int] = {}
         self._names: dict[Ino, Name | tuple[Name, ...]] = {}  # mostly one: a tuple costs more
+        self._outdated = OutdatedNames()
 
     def __len__(self) -> int:
         """Return how many inodes the kernel knows."""
@@ -97,6 +124,16 @@ class KnownInodes:
         if ino in self._counts:
             self._add(ino, new)
 
+    def is_used_still(self, ino: Ino, name: Name, now_s: float) -> bool:
+        """Return whether the kernel may still get to an inode by a name that means another now.
+
+        Once it may not, the name is forgotten.
+        """
+        if self._outdated.note(ino, name, now_s):
+            self.removed(ino, name)
+            return False
+        return True
+
     def removed(self, ino: Ino, name: Name) -> None:
         """Note that the kernel no longer uses a name for an inode."""
         left = tuple(each for each in self.names(ino) if each != name)
@@ -108,31 +145,10 @@ class KnownInodes:
             self._names.pop(ino, None)
 
     def _add(self, ino: Ino, name: Name) -> None:
+        self._outdated.forget(ino, name)
         known = self._names.get(ino)
         if known is None:
             self._names[ino] = name
         elif known != name:
             others = tuple(each for each in self.names(ino) if each != name)
             self._names[ino] = (*others, name)[-limits.KNOWN_NAMES_MAX :]
-
-
-class OutdatedNames:
-    """Names that no longer mean what the kernel was told, from when that is seen until it knows.
-
-    A request that walked over such a name can still be on its way a while after the kernel was told
-    to drop it; after OUTDATED_NAME_S it cannot.
-    """
-
-    def __init__(self) -> None:
-        """Start with none."""
-        self._since_s: OrderedDict[tuple[Ino, Name], float] = OrderedDict()
-
-    def note(self, ino: Ino, name: Name, now_s: float) -> bool:
-        """Note that ``name`` does not mean ``ino``; return whether the kernel surely knows."""
-        key = (ino, name)
-        if now_s - self._since_s.setdefault(key, now_s) >= limits.OUTDATED_NAME_S:
-            del self._since_s[key]
-            return True
-        if len(self._since_s) > limits.OUTDATED_NAMES_MAX:
-            self._since_s.popitem(last=False)
-        return False

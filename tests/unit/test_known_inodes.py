@@ -133,6 +133,24 @@ def test_the_kernel_surely_knows_of_an_outdated_name_after_a_while() -> None:
     assert not outdated.note(FILE, A, 10.0 + limits.OUTDATED_NAME_S)
 
 
+def test_a_name_that_the_kernel_may_use_no_more_is_forgotten() -> None:
+    known = KnownInodes()
+    known.told(FILE, A)
+    known.told(FILE, B)
+    assert known.is_used_still(FILE, A, 10.0)
+    assert known.names(FILE) == (A, B)
+    assert not known.is_used_still(FILE, A, 10.0 + limits.OUTDATED_NAME_S)
+    assert known.names(FILE) == (B,)
+
+
+def test_a_name_that_is_told_again_is_not_the_outdated_one() -> None:
+    known = KnownInodes()
+    known.told(FILE, A)
+    assert known.is_used_still(FILE, A, 10.0)
+    known.told(FILE, A)
+    assert known.is_used_still(FILE, A, 10.0 + limits.OUTDATED_NAME_S)
+
+
 def test_outdated_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "OUTDATED_NAMES_MAX", 2)
     outdated = OutdatedNames()
