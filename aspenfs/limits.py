@@ -78,7 +78,7 @@ KERNEL_THREADS: Final = 2  # for inodes and for entries each: one may wait for t
 KERNEL_SETTLE_S: Final = 1.0  # that an open waits for them; else the kernel drops all pages itself
 KERNEL_DELAY_S: Final = 0.1  # until the kernel has a reply in hand, at which its timeouts begin
 PATH_RETRIES_MAX: Final = 4096  # threads that are about to try again what was ESTALE
-PATH_RETRY_S: Final = 1.0  # after which they are not
+PATH_RETRY_S: Final = 10.0  # after which they are not, however slow the machine
 READDIR_KEPT_NAMES_MAX: Final = 4096  # per open directory, for seekdir
 READDIR_CHECKPOINTS_MAX: Final = 1024  # per open directory, for seekdir further back
 
@@ -156,6 +156,7 @@ FUSE_FAR_TASKS_MAX: Final = 128  # of a networked mount: what waits for a server
 FUSE_IDLE_TASKS_MAX: Final = 8
 GC_ALLOCATIONS: Final = 50_000  # containers made before cycles are looked for
 FUSE_UNYIELDING_REQUESTS_MAX: Final = 16  # answered in a row before other tasks have a turn
+LOCK_SETTLES_MAX: Final = 10  # times KERNEL_SETTLE_S, for older pages to be dropped under a lock
 FUSE_LOCK_WAITERS_MAX: Final = 4096  # each is a task and a caller asleep in the kernel; then ENOLCK
 KERNEL_READAHEAD_KIB: Final = 4096  # four requests of 1 MiB: some are read while one is answered
 KERNEL_BACKGROUND_MAX: Final = 64  # requests ahead of readers; the kernel's 12 hold eight up

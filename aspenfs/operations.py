@@ -24,6 +24,7 @@ import trio
 
 from aspenfs import limits
 from aspenfs.errors import FilesystemError, errno_of
+from aspenfs.extra_operations import ExtraOperations
 from aspenfs.filesystem import Filesystem
 from aspenfs.fuse_extension import WRITE_OF_PAGE_CACHE, FuseExtension, Settings
 from aspenfs.interrupts import Caller, Interrupts
@@ -104,9 +105,6 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._fs = filesystem
         self.bug_count = 0
-        self.extension = FuseExtension(
-            filesystem, self.explain, Settings(max_background=limits.KERNEL_BACKGROUND_MAX)
-        )
         self._interruptible = interruptible
         self._interrupts = Interrupts()  # for a mount without the extension
         self._openers: dict[int, int] = {}  # the thread that opened a handle, by the handle
@@ -116,6 +114,11 @@ class Operations(pyfuse3.Operations):
             lambda: (filesystem.known_inodes(), filesystem.known_names()),
         )
         self._retries = PathRetries(trio.current_time)
+        self.extension = FuseExtension(
+            ExtraOperations(filesystem, self._notifier),
+            self.explain,
+            Settings(max_background=limits.KERNEL_BACKGROUND_MAX),
+        )
 
     def explain(self, handler: str, error: Exception) -> int:
         """Return the errno for an error of a handler; a bug of ours is logged, counted, and EIO."""
@@ -157,12 +160,15 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         """See Filesystem.lookup; a name that does not exist is an entry with inode 0."""
-        del ctx
         try:
-            return self._entry(await self._fs.lookup(Ino(parent_inode), name))
+            found = await self._fs.lookup(Ino(parent_inode), name)
         except FilesystemError as error:
             if error.errno != errno.ENOENT:
                 raise
+        else:
+            self._retries.looked_up(ctx.pid, found.ino)
+            return self._entry(found)
+        self._retries.looked_up(ctx.pid, 0)
         absent = pyfuse3.EntryAttributes()
         absent.st_ino = 0
         absent.entry_timeout = self._fs.kernel_lifetimes().exact_s
@@ -279,7 +285,7 @@ class Operations(pyfuse3.Operations):
             Ino(inode),
             flags,
             drops_set_id=direct and ctx.uid != 0,
-            is_retry=self._retries.takes_anew(ctx.pid, "open"),
+            is_retry=self._retries.takes_anew(ctx.pid, "open", inode),
         )
         self._retries.succeeded(ctx.pid)
         self._openers[fh] = ctx.pid
@@ -326,8 +332,9 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def flush(self, fh: int) -> None:
-        """See Filesystem.flush."""
-        await self._fs.flush(FileHandle(fh))
+        """See Filesystem.flush. Without the extension, locks are the kernel's."""
+        request = self.extension.last_request()
+        await self._fs.flush(FileHandle(fh), None if request is None else request.lock_owner)
 
     @_handler
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -345,7 +352,7 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """See Filesystem.opendir."""
-        is_retry = self._retries.takes_anew(ctx.pid, "opendir")
+        is_retry = self._retries.takes_anew(ctx.pid, "opendir", inode)
         fh = await self._fs.opendir(Ino(inode), is_retry=is_retry)
         self._retries.succeeded(ctx.pid)
         self._openers[fh] = ctx.pid

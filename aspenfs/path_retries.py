@@ -15,11 +15,12 @@ from aspenfs import limits
 
 
 class _Stale(NamedTuple):
-    """Which call on which inode was answered ESTALE."""
+    """Which call on which inode was answered ESTALE, and where the walk has come since."""
 
     call: str
     ino: int
     told_at_s: float
+    found: int
 
 
 class PathRetries:
@@ -34,14 +35,28 @@ class PathRetries:
         self._monotonic = monotonic
         self._stale: OrderedDict[int, _Stale] = OrderedDict()
 
-    def takes_anew(self, tid: int, call: str) -> bool:
-        """Return whether a thread has just looked every name up anew for this call.
+    def looked_up(self, tid: int, ino: int) -> None:
+        """Note what a thread's lookup answered; 0: the name does not exist."""
+        stale = self._stale.get(tid)
+        if stale is None:
+            return
+        if ino:
+            self._stale[tid] = stale._replace(found=ino)
+        else:
+            del self._stale[tid]  # the walk ends here
+
+    def takes_anew(self, tid: int, call: str, ino: int) -> bool:
+        """Return whether a thread has come to an inode by the walk that follows ESTALE.
 
         So the names are right, even if others have changed them again meanwhile; who said ESTALE
         again would say it to the process.
         """
         stale = self._stale.get(tid)
-        return stale is not None and stale.call == call and self._is_recent(stale)
+        return (
+            stale is not None
+            and (stale.call, stale.found) == (call, ino)
+            and self._is_recent(stale)
+        )
 
     def succeeded(self, tid: int) -> None:
         """Note that a thread's call went well."""
@@ -56,7 +71,8 @@ class PathRetries:
         before = self._stale.pop(tid, None)
         if before is not None and before[:2] == (call, ino) and self._is_recent(before):
             return errno.ENOENT
-        self._stale[tid] = _Stale(call, ino, self._monotonic())
+        # Until a lookup says otherwise: what no name leads to, it comes back to at once.
+        self._stale[tid] = _Stale(call, ino, self._monotonic(), found=ino)
         if len(self._stale) > limits.PATH_RETRIES_MAX:
             self._stale.popitem(last=False)
         return errno.ESTALE

@@ -29,20 +29,38 @@ def retries(clock: Clock) -> PathRetries:
     return PathRetries(clock)
 
 
-def test_the_try_after_estale_is_known_to_be_one(retries: PathRetries) -> None:
-    assert not retries.takes_anew(TID, "open")
+def test_the_try_after_estale_is_known_by_where_its_walk_ends(retries: PathRetries) -> None:
+    assert not retries.takes_anew(TID, "open", 5)
     assert retries.error_for(TID, "open", 5) == errno.ESTALE
-    assert not retries.takes_anew(OTHER, "open")
-    assert not retries.takes_anew(TID, "opendir")
-    assert retries.takes_anew(TID, "open")
+    retries.looked_up(TID, 2)
+    retries.looked_up(TID, 6)
+    retries.looked_up(OTHER, 7)
+    assert not retries.takes_anew(OTHER, "open", 6)
+    assert not retries.takes_anew(TID, "opendir", 6)
+    assert not retries.takes_anew(TID, "open", 5)
+    assert retries.takes_anew(TID, "open", 6)
     retries.succeeded(TID)
-    assert not retries.takes_anew(TID, "open")
+    assert not retries.takes_anew(TID, "open", 6)
+
+
+def test_a_walk_that_ends_at_a_missing_name_gives_the_next_open_nothing(
+    retries: PathRetries,
+) -> None:
+    retries.error_for(TID, "open", 5)
+    retries.looked_up(TID, 0)
+    assert not retries.takes_anew(TID, "open", 5)
+
+
+def test_what_no_name_leads_to_is_come_back_to_at_once(retries: PathRetries) -> None:
+    retries.error_for(TID, "open", 5)
+    assert retries.takes_anew(TID, "open", 5)
+    assert not retries.takes_anew(TID, "open", 6)
 
 
 def test_a_try_that_comes_late_is_none(retries: PathRetries, clock: Clock) -> None:
     retries.error_for(TID, "open", 5)
     clock.now_s = limits.PATH_RETRY_S
-    assert not retries.takes_anew(TID, "open")
+    assert not retries.takes_anew(TID, "open", 5)
     assert retries.error_for(TID, "open", 5) == errno.ESTALE
 
 
@@ -60,5 +78,5 @@ def test_the_threads_are_bounded(retries: PathRetries, monkeypatch: pytest.Monke
     monkeypatch.setattr(limits, "PATH_RETRIES_MAX", 1)
     retries.error_for(TID, "open", 5)
     retries.error_for(OTHER, "open", 5)
-    assert not retries.takes_anew(TID, "open")
-    assert retries.takes_anew(OTHER, "open")
+    assert not retries.takes_anew(TID, "open", 5)
+    assert retries.takes_anew(OTHER, "open", 5)
