@@ -11,6 +11,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
 
 from aspenfs import limits
 from aspenfs.file_ranges import KEEP_SIZE, PUNCH_HOLE
@@ -320,6 +321,32 @@ async def test_a_gap_between_two_copies_of_one_file(fs: Filesystem) -> None:
     assert await read_file(fs, ino) == content.ljust(at, b"\0") + content
     chunks = sorted(await stored_chunks(fs, ino))
     assert [after - before for before, after in pairwise(chunks)] == [1, 1, 1, 5, 1, 1, 1]
+
+
+@pytest.mark.parametrize("before", [b"", b"small"], ids=len)
+async def test_whole_chunks_go_behind_the_bytes_of_a_small_file(
+    fs: Filesystem, before: bytes
+) -> None:
+    content = os.urandom(2 * CHUNK_BYTES)
+    source, target = await make_file(fs, b"source", content), await make_file(fs, b"target", before)
+    async with opened(fs, source, os.O_RDONLY) as source_fh, opened(fs, target) as target_fh:
+        arguments = (source, source_fh, 0, target, target_fh, 3 * CHUNK_BYTES, len(content), 0)
+        assert await fs.copy_file_range(*arguments) == len(content)
+    assert await read_file(fs, target) == before.ljust(3 * CHUNK_BYTES, b"\0") + content
+    assert (await stored_chunks(fs, target)).keys() == ({0, 3, 4} if before else {3, 4})
+
+
+async def test_another_mount_sees_what_was_copied_over_what_it_had_read(
+    fs: Filesystem, peer: Filesystem
+) -> None:
+    source = await make_file(fs, b"source", b"s" * 2 * CHUNK_BYTES)
+    target = await make_file(fs, b"target", b"t" * 2 * CHUNK_BYTES)
+    async with opened(peer, target, os.O_RDONLY) as fh:
+        assert await peer.read(fh, 0, 2 * CHUNK_BYTES) == b"t" * 2 * CHUNK_BYTES
+        await copy(fs, source, target, CHUNK_BYTES)
+        await wait_all_tasks_blocked()
+        expected = b"s" * CHUNK_BYTES + b"t" * CHUNK_BYTES
+        assert await peer.read(fh, 0, 2 * CHUNK_BYTES) == expected
 
 
 async def test_a_copy_of_few_bytes_costs_few_calls(fs: Filesystem, store: SteeredClient) -> None:
