@@ -14,6 +14,7 @@ import trio
 
 from aspenfs import limits
 from aspenfs.errors import FilesystemError
+from aspenfs.fuse_extension.handlers import Handlers
 from aspenfs.fuse_extension.native import NATIVE, WHY_MISSING, Native
 from aspenfs.fuse_extension.wire import WireRequest
 
@@ -56,7 +57,7 @@ class FuseExtension:
     compiled part all methods do nothing.
 
     Args:
-        handlers: answers the requests, see :class:`~aspenfs.fuse_extension.handlers.Handlers`.
+        handlers: answers the requests.
         explain: takes the name of a handler and an error that is no FilesystemError; logs and
             counts it as need be, and returns the errno to answer.
         settings: what the kernel is told.
@@ -65,7 +66,7 @@ class FuseExtension:
 
     def __init__(
         self,
-        handlers: object,
+        handlers: Handlers,
         explain: Callable[[str, Exception], int],
         settings: Settings,
         native: Native | None = NATIVE,
@@ -77,7 +78,7 @@ class FuseExtension:
         self._handlers: Mapping[str, Callable[..., Coroutine[Any, Any, Any]]] = {
             name: getattr(handlers, name)
             for name in _OPERATIONS
-            if hasattr(handlers, name) and (settings.locks or name not in _LOCKS)
+            if settings.locks or name not in _LOCKS
         }
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[int, trio.CancelScope] = {}  # of requests in work, by their number

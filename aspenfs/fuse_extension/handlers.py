@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Handlers(Protocol):
-    """What answers the requests. Each method may be missing: the kernel does without, then.
+    """What answers the requests.
 
     Each raises FilesystemError with the errno for its caller, but never with EINTR: a signal to the
     caller cancels it where it waits, as the end of the mount does. If it returns all the same, that

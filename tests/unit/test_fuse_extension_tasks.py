@@ -49,6 +49,9 @@ class Handlers:
     async def flock(self, *_: int) -> Any:
         return await self._answer()
 
+    async def fallocate(self, *_: int) -> Any:
+        return await self._answer()
+
     async def lseek(self, *_: int) -> Any:
         return await self._answer()
 
