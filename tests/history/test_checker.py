@@ -87,6 +87,8 @@ MADE: Final = (tree(0, 5, "create a", seen="#1"), tree(0, 5, "mkdir d"))
             tree(50, 60, "rename e/d e", "ENOTEMPTY"),
         ],
         [tree(10, 20, "mkdir e"), tree(30, 40, "rename d e"), tree(50, 60, "rename d e", "ENOENT")],
+        # The kernel cannot move a directory while it moves another.
+        [tree(10, 20, "mkdir e"), tree(30, 40, "rename d e/d", "ESTALE")],
         # A file that is opened can lose its name before it gets another.
         [tree(10, 40, "link a b", "ENOENT"), tree(20, 30, "unlink a")],
         [
@@ -120,6 +122,8 @@ def test_trees_that_can_be(calls: list[Call]) -> None:
         ([tree(10, 20, "open a", "ENOENT")], "open(a) = ENOENT"),
         ([tree(10, 20, "open a", "ESTALE")], "open(a) = ESTALE"),
         ([tree(10, 20, "open a", seen="#2")], "open(a) = ok #2"),
+        ([tree(10, 20, "rename a d/a", "ESTALE")], "rename(a, d/a) = ESTALE"),
+        ([tree(10, 20, "rename d e", "ESTALE")], "rename(d, e) = ESTALE"),
         ([tree(10, 30, "create b", seen="#2"), tree(20, 40, "create b", seen="#3")], "create(b)"),
         ([tree(10, 20, "create b", "EEXIST")], "create(b) = EEXIST"),
         ([tree(10, 30, "unlink a"), tree(10, 30, "unlink a")], "unlink(a) = ok"),
