@@ -258,6 +258,26 @@ async def test_what_was_copied_before_a_failure_counts(
     assert await read_file(fs, target) == content
 
 
+@pytest.mark.parametrize("is_copy", [False, True], ids=["punch", "copy"])
+async def test_a_commit_that_arrives_late_does_not_undo_what_was_written_since(
+    fs: Filesystem, store: SteeredClient, is_copy: bool
+) -> None:
+    source = await make_file(fs, b"source", b"s" * CHUNK_BYTES)
+    target = await make_file(fs, b"target", b"t" * CHUNK_BYTES)
+    async with opened(fs, source) as source_fh, opened(fs, target) as fh:
+        store.hold_back()
+        with refused(errno.EIO):
+            if is_copy:
+                arguments = (source, source_fh, 0, target, fh, 0, CHUNK_BYTES, 0)
+                await fs.copy_file_range(*arguments)
+            else:
+                await fs.fallocate(target, fh, PUNCH_HOLE | KEEP_SIZE, 0, CHUNK_BYTES)
+        await fs.write(fh, 0, b"new" * 1000)
+        await fs.flush(fh)
+        assert (await store.deliver()).failed_check is not None
+    assert await read_file(fs, target) == (b"new" * 1000).ljust(CHUNK_BYTES, b"t")
+
+
 async def test_no_step_is_torn_by_who_rewrites_the_source(
     fs: Filesystem, peer: Filesystem, store: SteeredClient
 ) -> None:
