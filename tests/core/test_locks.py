@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aspenfs import limits
-from aspenfs.errors import AspenError, errno_of
+from aspenfs.errors import AspenError, FilesystemError, errno_of
 from aspenfs.filesystem import Filesystem
 from aspenfs.limits import (
     LATE_COMMIT_S,
@@ -464,16 +464,16 @@ async def test_who_gave_its_lock_back_is_no_part_of_a_circle(here: Process) -> N
 async def test_who_has_the_lock_reads_what_was_written_under_it_before(
     here: Process, there: Process
 ) -> None:
-    for number in range(5):
+    await here.fs.write(here.fh, 0, b"%020d" % 0)
+    await here.fs.flush(here.fh)
+    for _ in range(5):
         for process in (here, there):
             assert await process.lock(wait=True)
-            count = int(await process.fs.read(process.fh, 0, 20) if number else b"0" * 20)
-            text = b"%020d" % (count + 1)
-            await process.fs.write(process.fh, 0, text)
-            if number == 0:
-                assert await process.fs.read(process.fh, 0, 20) == text
+            count = int(await process.fs.read(process.fh, 0, 20))
+            await process.fs.write(process.fh, 0, b"%020d" % (count + 1))
             await process.unlock()
-    assert await here.fs.read(here.fh, 0, 20) == b"%020d" % 9
+    await here.lock(READ)
+    assert await here.fs.read(here.fh, 0, 20) == b"%020d" % 10
 
 
 async def test_what_is_shared_from_now_on_is_committed_first(here: Process, there: Process) -> None:
@@ -636,6 +636,7 @@ async def test_an_unlock_whose_answer_is_lost_is_done_all_the_same(
     store.after_commit.append(failing(OutcomeUnknownError("a test")))
     with refused(errno.EIO):
         await here.unlock(0, 9)
+    await wait_all_tasks_blocked()
     await there.lock(WRITE, 0, 9)
     store.hold_back()
     with refused(errno.EIO):
@@ -699,6 +700,110 @@ async def test_what_the_store_could_not_be_told_it_is_told_later(
         await there.lock()
     await turn(mock_clock, 2 * LOCK_RETRY_FIRST_S)
     await there.lock()
+
+
+async def test_an_unlock_whose_data_cannot_be_stored_yet_comes_after_it(
+    here: Process, there: Process, store: SteeredClient
+) -> None:
+    await here.lock()
+    await here.fs.write(here.fh, 0, b"NEWS")
+    store.before_commit.append(failing(UnavailableError("a test")))
+    with refused(errno.ETIMEDOUT):
+        await here.unlock()
+    await wait_all_tasks_blocked()
+    await there.lock()
+    assert await there.fs.read(there.fh, 0, 7) == b"NEWSent"
+
+
+async def test_a_close_that_cannot_tell_the_store_is_no_error_of_the_file(
+    here: Process, there: Process, store: SteeredClient
+) -> None:
+    await here.lock()
+    store.before_commit.append(failing(UnavailableError("a test")))
+    await here.fs.flush(here.fh, here.owner)
+    await wait_all_tasks_blocked()
+    await there.lock()
+
+
+async def test_a_lock_is_given_back_though_its_data_is_lost(
+    here: Process, there: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await here.lock()
+    monkeypatch.setattr(
+        here.fs._locks, "_flush", failing_with(FilesystemError(errno.EIO, "a test"))
+    )
+    with refused(errno.EIO):
+        await here.unlock()
+    await wait_all_tasks_blocked()
+    await there.lock()
+
+
+def failing_with(error: Exception) -> Callable[[Ino], Awaitable[None]]:
+    async def fail(_ino: Ino) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("when", ["before", "after", "lost", "cancelled", "cancelled-late"])
+async def test_whatever_call_fails_no_lock_is_leaked_or_doubled(
+    here: Process,
+    there: Process,
+    store: SteeredClient,
+    when: str,
+    at: int,
+) -> None:
+    scope = trio.CancelScope()
+
+    async def cancel() -> None:
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    async def go_on() -> None:
+        pass
+
+    async def lose() -> None:
+        store.hold_back()
+
+    step, steps = {
+        "before": (failing(UnavailableError("a test")), store.before_commit),
+        "after": (failing(OutcomeUnknownError("a test")), store.after_commit),
+        "lost": (lose, store.before_commit),
+        "cancelled": (cancel, store.before_commit),
+        "cancelled-late": (cancel, store.after_commit),
+    }[when]
+    await there.lock(READ, 0, 4)
+    steps += [go_on] * at + [step]
+    held: dict[int, int] = {}
+    with scope:
+        for kind, start, end in (
+            (READ, 0, 9),
+            (WRITE, 5, 9),
+            (UNLOCK, 7, 7),
+            (WRITE, 20, 29),
+            (UNLOCK, 0, 9),
+            (UNLOCK, 20, 29),
+        ):
+            try:
+                await here.lock(kind, start, end)
+            except AspenKvError:
+                changed = range(0)
+            else:
+                changed = range(start, end + 1)
+            if kind == UNLOCK:  # in force, if not now then soon
+                changed = range(start, end + 1)
+            held.update(dict.fromkeys(changed, kind))
+    await wait_all_tasks_blocked()
+    steps.clear()
+    if when == "lost" and not store._holds_back:
+        await store.deliver()
+    if not scope.cancelled_caught:
+        for byte in range(30):
+            found = await there.blocks(WRITE, byte, byte)
+            assert (found is not None) == (held.get(byte, UNLOCK) != UNLOCK), byte
+    await here.fs.flush(here.fh, here.owner)
+    await there.lock(WRITE)
 
 
 async def end_session(fs: Filesystem, other: Filesystem) -> None:
