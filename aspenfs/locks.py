@@ -395,12 +395,16 @@ class Locks:
         file.is_outdated = False  # before: what changes meanwhile is told
         own = (0, ABSENT)
         others: dict[bytes, OtherRecord] = {}
-        async for key, value, revision in records_below(self._kv, file.prefix):
-            parsed = self._keys.parse(key)
-            if key == file.key:
-                own = (revision, value)
-            elif parsed is not None:
-                others[key] = OtherRecord(revision, decode_locks(key, value, parsed.holder))
+        try:
+            async for key, value, revision in records_below(self._kv, file.prefix):
+                parsed = self._keys.parse(key)
+                if key == file.key:
+                    own = (revision, value)
+                elif parsed is not None:
+                    others[key] = OtherRecord(revision, decode_locks(key, value, parsed.holder))
+        except BaseException:
+            file.is_outdated = True
+            raise
         file.note_read(*own)
         file.others = others
 
