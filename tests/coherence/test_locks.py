@@ -35,7 +35,7 @@ EITHER_LOCK: Final = pytest.mark.parametrize("call", ["lockf", "flock"])
 
 def count_up(path: Path, call: str) -> None:
     """Increment the number in a file under a lock, in a process of its own."""
-    command = [sys.executable, "-c", _COUNT_UP, path, call, str(INCREMENTS)]
+    command = [sys.executable, "-c", _COUNT_UP, str(path), call, str(INCREMENTS)]
     assert subprocess.run(command, check=False, timeout=120).returncode == 0
 
 
@@ -132,6 +132,6 @@ def test_a_signal_ends_the_wait_for_a_lock_of_another_mount(pair: Pair) -> None:
             "except Signalled:\n"
             f"    sys.exit({errno.EINTR})\n"
         )
-        command = [sys.executable, "-c", script, pair.second / "waited"]
+        command = [sys.executable, "-c", script, str(pair.second / "waited")]
         done = subprocess.run(command, check=False, timeout=60)
         assert done.returncode == errno.EINTR
