@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
@@ -111,6 +112,7 @@ class KernelNotifier:
         self._inodes = _Lane[Ino](drop_inode)
         self._entries = _Lane[Name](lambda name, _flag: drop_entry(name))
         self._known = known
+        self._changed_at_s: OrderedDict[Ino, float] = OrderedDict()
         self._added = 0  # since everything was taken for changed, or nothing was left
 
     def changed(self, key: ParsedKey | None) -> None:
@@ -128,10 +130,17 @@ class KernelNotifier:
             self._entries.replace(names)
         elif key.kind == "D":
             self._entries.add(Name(key.ino, key.name), flag=True)
-        elif key.kind in _ATTRIBUTES_ONLY:
-            self._inodes.add(key.ino, flag=False)
-        elif key.kind in _PAGES_TOO:
-            self._inodes.add(key.ino, flag=True)
+        elif key.kind in _ATTRIBUTES_ONLY | _PAGES_TOO:
+            self._inodes.add(key.ino, flag=key.kind in _PAGES_TOO)
+            self._changed_at_s.pop(key.ino, None)
+            self._changed_at_s[key.ino] = trio.current_time()
+            if len(self._changed_at_s) > limits.KERNEL_CHANGING_MAX:
+                self._changed_at_s.popitem(last=False)
+
+    def is_changing(self, ino: Ino) -> bool:
+        """Return whether others have changed an inode a moment ago, and so may go on."""
+        changed_at_s = self._changed_at_s.get(ino, float("-inf"))
+        return trio.current_time() - changed_at_s < limits.KERNEL_CHANGING_S
 
     async def settle(self, ino: Ino) -> bool:
         """Return once the kernel knows what was changed of an inode.

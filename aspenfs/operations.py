@@ -117,7 +117,7 @@ class Operations(pyfuse3.Operations):
         self.extension = FuseExtension(
             ExtraOperations(filesystem, self._notifier),
             self.explain,
-            Settings(max_background=limits.KERNEL_BACKGROUND_MAX),
+            Settings(direct_mmap=True, max_background=limits.KERNEL_BACKGROUND_MAX),
         )
 
     def explain(self, handler: str, error: Exception) -> int:
@@ -293,7 +293,21 @@ class Operations(pyfuse3.Operations):
         keep = self._fs.hears_of_changes and (
             bool(flags & os.O_TRUNC) or await self._notifier.settle(Ino(inode))
         )
+        direct = direct or self._reads_past_pages(Ino(inode), flags)
         return pyfuse3.FileInfo(fh=fh, keep_cache=keep, direct_io=direct)
+
+    def _reads_past_pages(self, ino: Ino, flags: int) -> bool:
+        """Return whether a handle is to be read without the kernel's pages.
+
+        Those are cut at the size that the kernel knows. While others go on changing the file, it
+        may not learn the one that an open has to see: it throws an answer to GETATTR away if it was
+        told of a change meanwhile (fuse_change_attributes in fs/fuse/inode.c).
+        """
+        return (
+            flags & os.O_ACCMODE == os.O_RDONLY
+            and self._notifier.is_changing(ino)
+            and self.extension.allows_direct_mmap
+        )
 
     @_handler
     async def create(

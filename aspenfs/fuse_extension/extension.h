@@ -40,6 +40,7 @@ struct settings {
     unsigned int max_background;       /* requests; 0: as libfuse has it */
     unsigned int congestion_threshold; /* requests; 0: as libfuse has it */
     bool kill_privileges;              /* ask for FUSE_HANDLE_KILLPRIV_V2 */
+    bool direct_mmap;                  /* ask for FUSE_DIRECT_IO_ALLOW_MMAP */
 };
 
 /* What the kernel said of the request that was read last. */
@@ -52,6 +53,7 @@ struct wire_request {
 /* session.c */
 extern struct settings session_settings;
 bool session_is_extended(void); /* from FUSE_INIT to the end of the session */
+bool session_allows_direct_mmap(void);
 
 /* requests.c */
 extern PyTypeObject request_type;
@@ -62,7 +64,7 @@ void requests_abandon_all(void);                             /* the session ends
 
 /* wire.c */
 void wire_set_interrupted(PyObject *interrupted);            /* steals nothing; NULL: none */
-int wire_attach(struct fuse_session *session, bool kill_privileges); /* 0, or -errno */
+int wire_attach(struct fuse_session *session, uint64_t flags); /* of FUSE_INIT; 0, or -errno */
 struct wire_request wire_last_request(void);
 
 #endif

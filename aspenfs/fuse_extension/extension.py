@@ -38,6 +38,8 @@ class Settings(NamedTuple):
         kill_privileges: leave it to the filesystem to drop security.capability and, where the
             request says so, the set-ID bits (FUSE_HANDLE_KILLPRIV_V2). The kernel then does not ask
             for security.capability before each write.
+        direct_mmap: let files that bypass the page cache be mapped shared, as others can
+            (FUSE_DIRECT_IO_ALLOW_MMAP, Linux 6.6).
         max_background: how many requests that nobody waits for, above all readahead, may be under
             way; 0 leaves it to libfuse and the kernel (12).
         congestion_threshold: from how many on the kernel holds others back; 0: three quarters.
@@ -46,6 +48,7 @@ class Settings(NamedTuple):
     locks: bool = True
     apply_umask: bool = False
     kill_privileges: bool = False
+    direct_mmap: bool = False
     max_background: int = 0
     congestion_threshold: int = 0
 
@@ -89,6 +92,11 @@ class FuseExtension:
         """Whether the mount runs with the extension: from the kernel's first contact to the end."""
         return self._native is not None and self._native.is_extended()
 
+    @property
+    def allows_direct_mmap(self) -> bool:
+        """Whether files that bypass the page cache can be mapped shared."""
+        return self._native is not None and self._native.allows_direct_mmap()
+
     def why_inactive(self) -> str | None:
         """Return why a mount that the kernel has made contact with runs without; None: it does not.
 
@@ -116,6 +124,7 @@ class FuseExtension:
             max_background=settings.max_background,
             congestion_threshold=settings.congestion_threshold,
             kill_privileges=settings.kill_privileges,
+            direct_mmap=settings.direct_mmap,
         )
         try:
             yield

@@ -34,19 +34,22 @@ static bool parse_operations(PyObject *names, struct settings *settings)
 static PyObject *arm(PyObject *module, PyObject *arguments, PyObject *keywords)
 {
     static char *names[] = {"receiver", "interrupted", "operations", "want", "do_not_want",
-                            "max_background", "congestion_threshold", "kill_privileges", NULL};
+                            "max_background", "congestion_threshold", "kill_privileges",
+                            "direct_mmap", NULL};
     struct settings settings = {.is_armed = true};
     PyObject *receiver, *interrupted, *operations;
-    int kill_privileges;
+    int kill_privileges, direct_mmap;
 
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOIIIIp:arm", names, &receiver,
+    if (!PyArg_ParseTupleAndKeywords(arguments, keywords, "$OOOIIIIpp:arm", names, &receiver,
                                      &interrupted, &operations, &settings.want,
                                      &settings.do_not_want, &settings.max_background,
-                                     &settings.congestion_threshold, &kill_privileges) ||
+                                     &settings.congestion_threshold, &kill_privileges,
+                                     &direct_mmap) ||
         !parse_operations(operations, &settings))
         return NULL;
     settings.kill_privileges = kill_privileges;
+    settings.direct_mmap = direct_mmap;
     session_settings = settings;
     requests_set_receiver(receiver);
     wire_set_interrupted(interrupted);
@@ -70,6 +73,13 @@ static PyObject *is_extended(PyObject *module, PyObject *no_arguments)
     return PyBool_FromLong(session_is_extended());
 }
 
+static PyObject *allows_direct_mmap(PyObject *module, PyObject *no_arguments)
+{
+    (void)module;
+    (void)no_arguments;
+    return PyBool_FromLong(session_allows_direct_mmap());
+}
+
 static PyObject *last_request(PyObject *module, PyObject *no_arguments)
 {
     struct wire_request last = wire_last_request();
@@ -87,6 +97,8 @@ static PyMethodDef functions[] = {
     {"disarm", disarm, METH_NOARGS, "Leave later sessions as they are, and call Python no more."},
     {"is_extended", is_extended, METH_NOARGS,
      "Return whether a session is served that the extension has a part in."},
+    {"allows_direct_mmap", allows_direct_mmap, METH_NOARGS,
+     "Return whether files that bypass the page cache can be mapped shared."},
     {"last_request", last_request, METH_NOARGS,
      "Return unique, flags and lock owner of the request that was read last."},
     {NULL, NULL, 0, NULL},

@@ -21,7 +21,7 @@ class Native(Protocol):
     LIBFUSE_VERSION: str
     CAP_DONT_MASK: int
 
-    def arm(
+    def arm(  # noqa: PLR0913  # one keyword for each setting
         self,
         *,
         receiver: Callable[[Request], None],
@@ -32,6 +32,7 @@ class Native(Protocol):
         max_background: int,
         congestion_threshold: int,
         kill_privileges: bool,
+        direct_mmap: bool,
     ) -> None:
         """Extend the next session that pyfuse3 makes."""
         ...
@@ -42,6 +43,10 @@ class Native(Protocol):
 
     def is_extended(self) -> bool:
         """Return whether a session is served that the extension has a part in."""
+        ...
+
+    def allows_direct_mmap(self) -> bool:
+        """Return whether files that bypass the page cache can be mapped shared."""
         ...
 
     def last_request(self) -> tuple[int, int, int]:

@@ -8,12 +8,18 @@
 #include "extension.h"
 
 #include <dlfcn.h>
+#include <linux/fuse.h>
 #include <string.h>
 
 #define EXPORTED __attribute__((visibility("default"))) /* all else is hidden, see setup.py */
 
 /* The minor version of the FUSE protocol that brought FUSE_HANDLE_KILLPRIV_V2 (Linux 5.11). */
 #define KILLPRIV_V2_MINOR 33
+
+/* The same for FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6), which older headers do not name: bit 4 of
+   the second word of flags. */
+#define DIRECT_MMAP_MINOR 39
+#define DIRECT_MMAP_FLAG (UINT64_C(1) << 36)
 
 /* Since libfuse 3.17 a macro that calls fuse_session_new_versioned(); we define the function. */
 #undef fuse_session_new
@@ -35,10 +41,16 @@ static struct fuse_lowlevel_ops extended; /* pyfuse3's handlers and ours */
 static void (*inner_init)(void *userdata, struct fuse_conn_info *conn);
 static struct fuse_session *session;      /* NULL: none, or it is not ours to extend */
 static bool is_extended;                  /* FUSE_INIT was answered as we want it */
+static bool allows_direct_mmap;           /* so was it asked to share mappings of direct files */
 
 bool session_is_extended(void)
 {
     return is_extended;
+}
+
+bool session_allows_direct_mmap(void)
+{
+    return is_extended && allows_direct_mmap;
 }
 
 /* Answer FUSE_INIT: first as pyfuse3 does, then with what it leaves out. */
@@ -46,6 +58,7 @@ static void init(void *userdata, struct fuse_conn_info *conn)
 {
     const struct settings *wanted = &session_settings;
     uint32_t locks = FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS;
+    uint64_t flags = 0; /* that only wire.c can set */
 
     if (inner_init != NULL)
         inner_init(userdata, conn);
@@ -61,8 +74,12 @@ static void init(void *userdata, struct fuse_conn_info *conn)
     if (wanted->congestion_threshold != 0)
         conn->congestion_threshold = wanted->congestion_threshold;
 
-    is_extended = wire_attach(session, wanted->kill_privileges &&
-                                           conn->proto_minor >= KILLPRIV_V2_MINOR) == 0;
+    if (wanted->kill_privileges && conn->proto_minor >= KILLPRIV_V2_MINOR)
+        flags |= FUSE_HANDLE_KILLPRIV_V2;
+    allows_direct_mmap = wanted->direct_mmap && conn->proto_minor >= DIRECT_MMAP_MINOR;
+    if (allows_direct_mmap)
+        flags |= DIRECT_MMAP_FLAG;
+    is_extended = wire_attach(session, flags) == 0;
     if (!is_extended)
         conn->want &= ~locks; /* without wire.c nobody learns the owner whose locks a close drops */
 }

@@ -1,6 +1,6 @@
 /*
  * Stands between libfuse and the FUSE device: notes of each request what libfuse or pyfuse3 do not
- * hand on, and sets one flag in the answer to FUSE_INIT that libfuse has no word for before 3.17.
+ * hand on, and sets flags in the answer to FUSE_INIT that libfuse has no word for before 3.17.
  *
  * The numbers and structures are those of <linux/fuse.h>, the kernel's stable interface. Noting is
  * a few loads and stores a request, next to the system call that reads it.
@@ -30,7 +30,7 @@ struct message {
 
 static PyObject *interrupted; /* called with the number of a request whose caller was signalled */
 static struct wire_request last;
-static bool patches_init; /* the next answer is that to FUSE_INIT, and is to be changed */
+static uint64_t init_flags; /* to be set in the next answer, which is that to FUSE_INIT; 0: none */
 
 void wire_set_interrupted(PyObject *callback)
 {
@@ -120,9 +120,8 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
     return count;
 }
 
-/* Ask in the answer to FUSE_INIT that the kernel leave the set-ID bits and security.capability to
-   us, and tell us with each request whether to clear the bits. */
-static void patch_init(const struct iovec *parts, int count)
+/* Set flags in the answer to FUSE_INIT. */
+static void patch_init(const struct iovec *parts, int count, uint64_t flags)
 {
     const struct fuse_out_header *header = parts[0].iov_base;
     struct fuse_init_out *init;
@@ -130,24 +129,27 @@ static void patch_init(const struct iovec *parts, int count)
     /* An answer has its header in the first part and its body in the second: libfuse's
        send_reply_iov(). An error has no body. */
     if (count < 2 || parts[0].iov_len != sizeof(*header) || header->error != 0 ||
-        parts[1].iov_len < offsetof(struct fuse_init_out, flags) + sizeof(init->flags))
+        parts[1].iov_len < offsetof(struct fuse_init_out, flags2) + sizeof(init->flags2))
         return;
     init = parts[1].iov_base;
-    init->flags |= FUSE_HANDLE_KILLPRIV_V2;
+    init->flags |= (uint32_t)flags;
+    init->flags2 |= (uint32_t)(flags >> 32);
+    if (init->flags2 != 0)
+        init->flags |= FUSE_INIT_EXT; /* else the kernel does not look at them */
 }
 
 /* Send an answer or a notification for libfuse, as writev(2). Any thread may. */
 static ssize_t send_answer(int fd, struct iovec *parts, int count, void *userdata)
 {
     (void)userdata;
-    if (patches_init) { /* only before FUSE_INIT is answered, when there is one thread */
-        patches_init = false;
-        patch_init(parts, count);
+    if (init_flags != 0) { /* only before FUSE_INIT is answered, when there is one thread */
+        patch_init(parts, count, init_flags);
+        init_flags = 0;
     }
     return writev(fd, parts, count);
 }
 
-int wire_attach(struct fuse_session *session, bool kill_privileges)
+int wire_attach(struct fuse_session *session, uint64_t flags)
 {
     static const struct fuse_custom_io io = {.writev = send_answer, .read = read_request};
     int error;
@@ -155,6 +157,6 @@ int wire_attach(struct fuse_session *session, bool kill_privileges)
     memset(&last, 0, sizeof(last));
     /* Meant for sessions that libfuse has not mounted itself, but the descriptor may be any. */
     error = fuse_session_custom_io(session, &io, fuse_session_fd(session));
-    patches_init = error == 0 && kill_privileges;
+    init_flags = error == 0 ? flags : 0;
     return error;
 }

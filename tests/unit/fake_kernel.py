@@ -13,7 +13,7 @@ from enum import IntEnum
 from types import ModuleType
 from typing import Final, NamedTuple, Self
 
-PROTOCOL: Final = (7, 38)
+PROTOCOL: Final = (7, 39)
 _IN_HEADER: Final = struct.Struct("<IIQQIIII")  # length, opcode, unique, node, uid, gid, pid, 0
 _OUT_HEADER: Final = struct.Struct("<IiQ")  # length, negated errno, unique
 _HANDLERS_BYTES: Final = 8 * 40  # a table of pointers; any length will do
@@ -54,6 +54,7 @@ class InitAnswer(NamedTuple):
     flags: int
     max_background: int
     congestion_threshold: int
+    flags2: int
 
 
 class _Args(ctypes.Structure):
@@ -155,5 +156,5 @@ class FakeKernel:
         body = self.call(
             Opcode.INIT, struct.pack("<16I", PROTOCOL[0], minor, 1 << 17, flags, *[0] * 12)
         ).body
-        answered = struct.unpack_from("<IIIIHH", body)
-        return InitAnswer(*answered[3:])
+        answered = struct.unpack_from("<12xIHH12xI", body)
+        return InitAnswer(*answered)

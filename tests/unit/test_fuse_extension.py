@@ -38,6 +38,8 @@ POSIX_LOCKS: Final = 1 << 1
 DONT_MASK: Final = 1 << 6
 FLOCK_LOCKS: Final = 1 << 10
 HANDLE_KILLPRIV_V2: Final = 1 << 28
+INIT_EXT: Final = 1 << 30
+DIRECT_IO_ALLOW_MMAP: Final = 1 << 4  # of flags2
 
 
 def lock(kind: int, start: int = 0, end: int = END_OF_FILE, flags: int = 0) -> bytes:
@@ -62,6 +64,7 @@ def arm(
         "max_background": 0,
         "congestion_threshold": 0,
         "kill_privileges": False,
+        "direct_mmap": False,
         "interrupted": lambda _unique: None,
     }
     _native.arm(receiver=receiver, operations=operations, **{**settings, **changes})
@@ -352,6 +355,22 @@ def test_the_kernel_leaves_privileges_to_us_if_it_can() -> None:
             # A version that libfuse refuses is answered with an error, or none that is patched.
             body = struct.pack("<IIII", PROTOCOL[0] - 2, 0, 0, 0)
             assert refused.call(Opcode.INIT, body).errno == errno.EPROTO
+    finally:
+        _native.disarm()
+
+
+def test_the_kernel_shares_mappings_of_direct_files_if_it_can() -> None:
+    assert contact().flags2 == 0
+    arm(_fail, direct_mmap=True)
+    try:
+        assert not _native.allows_direct_mmap()
+        with FakeKernel(_native) as kernel:
+            answer = kernel.init()
+            assert (answer.flags & INIT_EXT, answer.flags2) == (INIT_EXT, DIRECT_IO_ALLOW_MMAP)
+            assert _native.allows_direct_mmap()
+        with FakeKernel(_native) as old:
+            assert old.init(minor=38).flags2 == 0
+            assert not _native.allows_direct_mmap()
     finally:
         _native.disarm()
 

@@ -277,7 +277,7 @@ async def test_the_settings_reach_the_kernel() -> None:
     )
     assert plain.flags & ~changed.flags == 1 << 1 | 1 << 10  # POSIX_LOCKS, FLOCK_LOCKS
     assert changed.flags & ~plain.flags == 1 << 6 | 1 << 28  # DONT_MASK, HANDLE_KILLPRIV_V2
-    assert changed[1:] == (64, 32)
+    assert changed[1:3] == (64, 32)
 
 
 async def test_it_is_active_from_the_first_contact_to_the_end() -> None:

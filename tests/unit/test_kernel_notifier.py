@@ -95,6 +95,21 @@ async def test_what_nobody_changed_is_settled_at_once(notifier: KernelNotifier) 
     assert await notifier.settle(Ino(6))
 
 
+async def test_a_file_is_taken_for_changing_for_a_while(
+    notifier: KernelNotifier, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not notifier.is_changing(Ino(5))
+    notifier.changed(ParsedKey("I.meta", 5))
+    assert notifier.is_changing(Ino(5))
+    mock_clock.jump(limits.KERNEL_CHANGING_S)
+    assert not notifier.is_changing(Ino(5))
+    monkeypatch.setattr(limits, "KERNEL_CHANGING_MAX", 1)
+    notifier.changed(ParsedKey("C", 6))
+    notifier.changed(ParsedKey("C", 7))
+    assert not notifier.is_changing(Ino(6))
+    assert notifier.is_changing(Ino(7))
+
+
 async def test_nobody_waits_for_a_kernel_without_bound(
     kernel: Kernel, notifier: KernelNotifier, autojump_clock: MockClock
 ) -> None:
