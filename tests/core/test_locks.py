@@ -702,6 +702,20 @@ async def test_what_the_store_could_not_be_told_it_is_told_later(
     await there.lock()
 
 
+async def test_a_look_at_others_that_fails_is_made_again(
+    here: Process, there: Process, store: SteeredClient
+) -> None:
+    await there.lock(WRITE, 0, 9)
+    await here.lock(WRITE, 20, 29)
+    store.before_scan.append(failing(UnavailableError("a test")))
+    with refused(errno.ETIMEDOUT):
+        await here.lock(WRITE, 5, 15)
+    with refused(errno.EAGAIN):
+        await here.lock(WRITE, 5, 15)
+    await there.unlock()
+    await here.lock(WRITE, 5, 15)
+
+
 async def test_an_unlock_whose_data_cannot_be_stored_yet_comes_after_it(
     here: Process, there: Process, store: SteeredClient
 ) -> None:
@@ -860,6 +874,19 @@ async def test_a_mount_whose_session_lapsed_locks_nothing(
     await there.fs.flush(there.fh, there.owner)
     await wait_all_tasks_blocked()
     assert not there.fs._locks._files
+    await turn(mock_clock, SESSION_KEEPALIVE_S)
+
+
+@pytest.mark.logs(LAPSED)
+async def test_what_a_lapsed_mount_gives_back_is_gone_already(
+    here: Process, there: Process, mock_clock: MockClock
+) -> None:
+    await there.lock()
+    await end_session(here.fs, there.fs)
+    there.fs._locks.close_owner(there.ino, there.owner)
+    await wait_all_tasks_blocked()
+    assert not there.fs._locks._files
+    await here.lock()
     await turn(mock_clock, SESSION_KEEPALIVE_S)
 
 
