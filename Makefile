@@ -23,7 +23,9 @@ help: ## List the targets
 
 # --- set-up ----------------------------------------------------------------------------------------
 
-$(VENV)/.run: requirements.lock pyproject.toml scripts/find-python scripts/install-system-packages
+EXTENSION := setup.py $(wildcard aspenfs/fuse_extension/*.[ch])
+
+$(VENV)/.run: requirements.lock pyproject.toml $(EXTENSION) scripts/find-python scripts/install-system-packages
 	@scripts/install-system-packages run
 	@echo "installing into $(VENV)"
 	@[[ -x $(BIN)/python ]] || "$$(scripts/find-python)" -m venv $(VENV)

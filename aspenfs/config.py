@@ -127,7 +127,8 @@ class MountConfig:
 
     ``volume`` None means the ticket's own, or else the default one. ``timeout_s`` bounds each call
     of a store that is reached over a network. ``log_file`` None means standard error in the
-    foreground, else :attr:`default_log_file`.
+    foreground, else :attr:`default_log_file`. With ``local_locks`` file locks are the kernel's, for
+    this mount alone.
     """
 
     mountpoint: Path
@@ -136,6 +137,7 @@ class MountConfig:
     read_only: bool = False
     allow_other: bool = False
     nonempty: bool = False
+    local_locks: bool = False
     coherence: CoherenceLevel = CoherenceLevel.DEFAULT
     timeout_s: float = DEFAULT_TIMEOUT_S
     log_file: Path | None = None
@@ -163,6 +165,7 @@ class MountConfig:
         words = ["ro" if self.read_only else "rw", *self.kernel_options]
         words += ["allow_other"] if self.allow_other else []
         words += ["nonempty"] if self.nonempty else []
+        words += ["local_locks"] if self.local_locks else []
         if isinstance(self.store, HostedStore):
             words += [f"carrier={self.store.carrier}"]
         return [
@@ -215,6 +218,7 @@ class MountOptions:
     read_only: bool | None = None
     allow_other: bool = False
     nonempty: bool = False
+    local_locks: bool = False
     data_dir: Path | None = None
     ticket_file: Path | None = None
     listen: str | None = None
@@ -267,7 +271,7 @@ _SWALLOWED_WORDS: Final = frozenset(
     }
 )
 _SWALLOWED_NAMES: Final = frozenset({"comment", "helper", "uhelper", "user"})
-_OWN_WORDS: Final = frozenset({"ro", "rw", "allow_other", "nonempty"})
+_OWN_WORDS: Final = frozenset({"ro", "rw", "allow_other", "local_locks", "nonempty"})
 _VALUE_NAMES: Final = frozenset(
     {"carrier", "coherence", "data", "listen", "log_file", "ticket", "timeout", "volume"}
 )
@@ -309,6 +313,7 @@ def parse_options(texts: Sequence[str], *, sloppy: bool = False) -> MountOptions
         read_only=flags.get("ro"),
         allow_other=flags.get("allow_other", False),
         nonempty=flags.get("nonempty", False),
+        local_locks=flags.get("local_locks", False),
         data_dir=_optional_path(values.get("data")),
         ticket_file=_optional_path(values.get("ticket")),
         listen=values.get("listen"),

@@ -89,6 +89,7 @@ class Operations(pyfuse3.Operations):
         filesystem: what is served.
         interruptible: let a signal end what its caller waits for; worthwhile where the store may be
             out of reach, for it costs each request a few microseconds.
+        shares_locks: file locks hold on all mounts; else within this one only.
     """
 
     supports_dot_lookup = True
@@ -100,6 +101,7 @@ class Operations(pyfuse3.Operations):
         filesystem: Filesystem,
         *,
         interruptible: bool = True,
+        shares_locks: bool = True,
     ) -> None:
         """Serve nothing yet: pyfuse3.main() calls the handlers."""
         super().__init__()
@@ -117,7 +119,9 @@ class Operations(pyfuse3.Operations):
         self.extension = FuseExtension(
             ExtraOperations(filesystem, self._notifier),
             self.explain,
-            Settings(direct_mmap=True, max_background=limits.KERNEL_BACKGROUND_MAX),
+            Settings(
+                locks=shares_locks, direct_mmap=True, max_background=limits.KERNEL_BACKGROUND_MAX
+            ),
         )
 
     def explain(self, handler: str, error: Exception) -> int:

@@ -84,6 +84,7 @@ def configure(
         read_only=is_read_only,
         allow_other=privileged or words.allow_other,
         nonempty=words.nonempty,
+        local_locks=words.local_locks,
         coherence=coherence or words.coherence or CoherenceLevel.DEFAULT,
         timeout_s=_timeout_s(timeout, words.timeout),
         log_file=None if log_path is None else log_path.absolute(),

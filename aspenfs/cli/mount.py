@@ -35,6 +35,7 @@ _PRIVATE_UMASK = 0o077
         "Words for -o": (
             "ro, rw, nonempty",
             "data, ticket, volume, listen, coherence, timeout, log_file, each as name=value",
+            "local_locks              let file locks hold within this mount only",
             "carrier=quic             let the hosting mount use the network protocol too",
             "allow_other              let other users in (root's mounts always do)",
             "dev, suid, exec, noatime, sync ... and their opposites, for the kernel",

@@ -40,8 +40,10 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class _AnsweringOperations(Operations):
     """Operations that tell when the kernel has made contact: from then on the mount answers."""
 
-    def __init__(self, filesystem: Filesystem, *, interruptible: bool) -> None:
-        super().__init__(filesystem, interruptible=interruptible)
+    def __init__(self, filesystem: Filesystem, config: MountConfig) -> None:
+        # A read-only mount has no session that a lock could hang on.
+        shares_locks = not (config.local_locks or config.read_only)
+        super().__init__(filesystem, interruptible=config.is_networked, shares_locks=shares_locks)
         self.contacted = trio.Event()
 
     def init(self) -> None:
@@ -75,7 +77,7 @@ async def serve(
         config = replace(config, volume=store.mounted.volume, read_only=store.mounted.read_only)
         listener = await stack.enter_async_context(open_control(config.state_dir))
         filesystem = await stack.enter_async_context(_open_filesystem(config, store))
-        operations = _AnsweringOperations(filesystem, interruptible=config.is_networked)
+        operations = _AnsweringOperations(filesystem, config)
         extension = operations.extension
         stack.enter_context(extension.armed())
         entry = stack.enter_context(fuse_session(operations, config))

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from aspenfs.control import key_value_handlers
+from aspenfs.control import StreamHandler, key_value_handlers
 from aspenfs.control.frames import ControlProtocolError, FrameDecoder, Message, encode
 from aspenfs.errors import AspenError
 from aspenkv.embedded import open_embedded
@@ -76,7 +76,7 @@ async def _serve(calls: list[Message]) -> None:
         for message in calls:
             call = message.get("call")
             handler = handlers.get(call) if isinstance(call, str) else None
-            if handler is None:
+            if handler is None or isinstance(handler, StreamHandler):
                 continue
             answer = None
             with suppress(AspenError, AspenKvError, KeyError, TypeError, ValueError):

@@ -55,7 +55,7 @@ def test_each_word_of_our_own_has_its_effect() -> None:
     options = parse_options(
         [
             "ro,allow_other",
-            "nonempty,data=/srv/d,volume=v,log_file=/tmp/l",
+            "nonempty,local_locks,data=/srv/d,volume=v,log_file=/tmp/l",
             "ticket=/t,listen=none,carrier=quic,coherence=strict,timeout=9",
         ]
     )
@@ -68,6 +68,7 @@ def test_each_word_of_our_own_has_its_effect() -> None:
         read_only=True,
         allow_other=True,
         nonempty=True,
+        local_locks=True,
         data_dir=Path("/srv/d"),
         volume="v",
         log_file=Path("/tmp/l"),
@@ -187,6 +188,7 @@ CONFIG = MountConfig(
     read_only=True,
     allow_other=True,
     nonempty=True,
+    local_locks=True,
     log_file=Path("/var/log/a"),
     kernel_options=("noatime", "nodev"),
 )
@@ -196,6 +198,7 @@ def test_the_arguments_give_the_same_options_again() -> None:
     arguments = CONFIG.arguments()
     words = parse_options([arguments[arguments.index("-o") + 1]])
     assert (words.read_only, words.allow_other, words.nonempty) == (True, True, True)
+    assert words.local_locks
     assert words.kernel_options == CONFIG.kernel_options
     assert words.carrier is Carrier.QUIC
     assert "--data=/srv/d" in arguments
