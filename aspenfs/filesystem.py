@@ -122,6 +122,8 @@ class Filesystem:
         self._coherence = Coherence(coherence, watcher, self._inodes, self._known, clock.monotonic)
         self._listener: Listener | None = None
         watcher.listen(self._changed_by_others)
+        # The kernel has to ask for each page again: under a lock that is gone it gets EIO.
+        transactions.on_session_lost = partial(self._changed_by_others, None)
         now_ns = clock.now_ns
         self._attributes = AttributeSetter(keys, self._inodes, transactions, now_ns)
         self._data = Data(

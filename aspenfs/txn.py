@@ -198,6 +198,8 @@ class Transactions:
         self.read_only = read_only
         self.on_doubt: Callable[[], None] = _do_nothing
         """Called when a commit may have been done, or may still be."""
+        self.on_session_lost: Callable[[], None] = _do_nothing
+        """Called once, when the session turns out to be gone."""
         self._fence: tuple[Check, ...] = ()
         self._session_lost = False
         self._doubtful: dict[Ino, None] = {}  # required by a commit whose outcome is not known
@@ -217,6 +219,7 @@ class Transactions:
         if not self._session_lost:
             self._session_lost = True
             log.critical("the session of this mount lapsed: changes are refused; mount again")
+            self.on_session_lost()
 
     @property
     def is_refused(self) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from aspenfs.filesystem import Filesystem
+from aspenfs.keys import ParsedKey
 from aspenfs.limits import (
     CHUNK_BYTES,
     DIRTY_BYTES_MAX,
@@ -127,10 +128,15 @@ async def test_the_first_change_after_the_lapse_is_refused(
     await other.mkdir(ROOT_INO, b"before", 0o755, ROOT)
     await end_session(fs, other)
     commits = len(other_store.commits)
+    heard: list[ParsedKey | None] = []
+    other.listen(heard.append)
     with refused(errno.EIO):
         await other.setattr(ino, AttributeChanges(mode=0o600))
+    assert heard == [None]  # the kernel is to keep nothing
     with refused(errno.EIO):
         await other.mkdir(ROOT_INO, b"after", 0o755, ROOT)
+    assert heard == [None]
+    other.listen(None)
     assert len(other_store.commits) == commits
     assert other.statistics().transactions.conflicts == 0
     assert await read_file(other, ino) == b"content"
