@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import final
 
+INTERFACE: int
 LIBFUSE_VERSION: str
 CAP_AUTO_INVAL_DATA: int
 CAP_CACHE_SYMLINKS: int

@@ -123,6 +123,7 @@ PyMODINIT_FUNC PyInit__native(void)
         return NULL;
     if (PyModule_AddObjectRef(module, "Request", (PyObject *)&request_type) < 0 ||
         PyModule_AddStringConstant(module, "LIBFUSE_VERSION", fuse_pkgversion()) < 0 ||
+        PyModule_AddIntConstant(module, "INTERFACE", 1) < 0 || /* raised with every change of it */
         PyModule_AddIntConstant(module, "CAP_DONT_MASK", FUSE_CAP_DONT_MASK) < 0 ||
         PyModule_AddIntConstant(module, "CAP_CACHE_SYMLINKS", FUSE_CAP_CACHE_SYMLINKS) < 0 ||
         PyModule_AddIntConstant(module, "CAP_AUTO_INVAL_DATA", FUSE_CAP_AUTO_INVAL_DATA) < 0 ||

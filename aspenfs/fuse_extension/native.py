@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aspenfs.fuse_extension._native import Request
 
 _MODULE: Final = "aspenfs.fuse_extension._native"
+_INTERFACE: Final = 1  # that module.c says it has: an older build may lie about
 
 
 class Native(Protocol):
@@ -69,11 +70,14 @@ def load(
     flags = sys.getdlopenflags()
     sys.setdlopenflags(flags | os.RTLD_GLOBAL)
     try:
-        return cast("Native", import_module(_MODULE)), ""
+        module = import_module(_MODULE)
     except ImportError as error:
         return None, str(error)
     finally:
         sys.setdlopenflags(flags)
+    if getattr(module, "INTERFACE", 0) != _INTERFACE:
+        return None, "it was built from other sources: install aspenfs anew"
+    return cast("Native", module), ""
 
 
 NATIVE, WHY_MISSING = load()

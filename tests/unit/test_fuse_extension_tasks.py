@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
@@ -301,6 +302,10 @@ async def test_without_the_compiled_part_it_does_nothing(nursery: trio.Nursery) 
     def refuse(name: str) -> ModuleType:
         raise ImportError(f"{name}: libfuse3.so.3: no such file")
 
+    assert load(lambda _name: ModuleType("built long ago")) == (
+        None,
+        "it was built from other sources: install aspenfs anew",
+    )
     native, why = load(refuse)
     assert native is None
     assert why == "aspenfs.fuse_extension._native: libfuse3.so.3: no such file"
