@@ -9,7 +9,6 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import ModuleType
-from types import ModuleType
 from typing import Any, Final
 
 import pytest
