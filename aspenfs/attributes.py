@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable
+from typing import Final
 
 from aspenfs import acl
 from aspenfs.inodes import Inodes
@@ -15,6 +16,9 @@ from aspenfs.metadata import Inode, Times, clamp_ns, without_set_id
 from aspenfs.nodes import Node
 from aspenfs.txn import Transaction, Transactions
 from aspenfs.types import AttributeChanges, Ino
+
+CAPABILITY_XATTR: Final = b"security.capability"
+"""What a program may do, beyond what its caller may: see capabilities(7)."""
 
 _PERMISSION_BITS = 0o7777
 
@@ -34,8 +38,9 @@ class AttributeSetter:
     async def set(self, ino: Ino, changes: AttributeChanges) -> Node:
         """Change what ``changes`` names and ctime; return the inode as it is then.
 
-        A change of owner clears set-user-ID, and set-group-ID where the group may execute, as
-        chown(2) of Linux does for every caller; a change of mode also changes the inode's ACL.
+        A change of owner clears set-user-ID, and set-group-ID where the group may execute, and
+        takes the capability, as chown(2) of Linux does for every caller; a change of mode also
+        changes the inode's ACL.
 
         Raises:
             FilesystemError: ESTALE, the inode is gone.
@@ -57,7 +62,7 @@ class AttributeSetter:
     async def apply(
         self, txn: Transaction, ino: Ino, node: Node, changes: AttributeChanges
     ) -> Node:
-        """Return a node as :meth:`set` leaves it; let a transaction change the ACL accordingly.
+        """Return a node as :meth:`set` leaves it; let a transaction change its xattrs accordingly.
 
         The caller writes the inode and its times, and checks what it read of them.
         """
@@ -66,6 +71,8 @@ class AttributeSetter:
             node.times.mtime_ns if changes.mtime_ns is None else clamp_ns(changes.mtime_ns),
             self._now_ns() if changes.ctime_ns is None else clamp_ns(changes.ctime_ns),
         )
+        if _changes_owner(changes) and not inode.is_directory:
+            drop_capability(txn, self._keys, ino, inode)
         if changes.mode is not None:
             await self._change_acl(txn, ino, node, inode.mode)
         return Node(inode, 0, times, 0)
@@ -81,11 +88,25 @@ class AttributeSetter:
             txn.put(key, acl.encode(acl.chmod(acl.parse(found.value), mode)))
 
 
+def drop_capability(txn: Transaction, keys: Keys, ino: Ino, inode: Inode) -> None:
+    """Let a transaction take a file's capability, as each change of bytes, size or owner does.
+
+    Whoever makes the change: see file_remove_privs in fs/inode.c of Linux. Without a check: who
+    sets a capability meanwhile has set it before this change.
+    """
+    if inode.has_xattrs:
+        txn.delete(keys.xattr(ino, CAPABILITY_XATTR))
+
+
+def _changes_owner(changes: AttributeChanges) -> bool:
+    return changes.uid is not None or changes.gid is not None
+
+
 def _changed(inode: Inode, changes: AttributeChanges) -> Inode:
     mode = inode.mode
     if changes.mode is not None:
         mode = stat.S_IFMT(mode) | (changes.mode & _PERMISSION_BITS)
-    elif (changes.uid is not None or changes.gid is not None) and not stat.S_ISDIR(mode):
+    elif _changes_owner(changes) and not stat.S_ISDIR(mode):
         mode = without_set_id(mode)
     return inode._replace(
         mode=mode,

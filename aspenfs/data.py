@@ -148,6 +148,11 @@ class Data:
         file = self._files.get(ino)
         return file is None or not (file.is_dirty or file.error or file.lost)
 
+    def has_dirty_bytes(self, ino: Ino) -> bool:
+        """Return whether bytes of an inode wait to be committed."""
+        file = self._files.get(ino)
+        return file is not None and file.has_dirty_bytes
+
     def with_dirty(self, attributes: Attributes) -> Attributes:
         """Return attributes as they are with what is not committed yet."""
         file = self._files.get(attributes.ino)
@@ -315,17 +320,18 @@ class Data:
         file.set_times(changes._replace(ctime_ns=self._clock.now_ns()))
         return node
 
-    async def truncate(self, ino: Ino, size: int) -> None:
-        """Set the size of a file, after what was written before.
+    async def truncate(self, ino: Ino, size: int, *, drops_set_id: bool = False) -> None:
+        """Set the size of a file, after what was written before; see FileContent.truncate.
 
         Raises:
             FilesystemError: ESTALE, EFBIG, EINVAL.
         """
         file = self._files.get(ino)
         if file is None:
-            await self._content.truncate(ino, size, self._clock.now_ns())
+            now_ns = self._clock.now_ns()
+            await self._content.truncate(ino, size, now_ns, drops_set_id=drops_set_id)
         else:
-            await self._writeback.truncate(file, size)
+            await self._writeback.truncate(file, size, drops_set_id=drops_set_id)
 
     async def when_clean(self, handle: Handle, change: Callable[[], Awaitable[T]]) -> T:
         """Let ``change`` commit to a file after what was written; see Writeback.when_clean."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from aspenfs import limits
 from aspenfs.allocation import Allocation
-from aspenfs.attributes import AttributeSetter
+from aspenfs.attributes import AttributeSetter, drop_capability
 from aspenfs.chunks import chunk_count, extent_bytes, slices
 from aspenfs.errors import FilesystemError
 from aspenfs.extents import Buffer, Extents
@@ -161,12 +161,17 @@ class FileContent:
             touched = self._write_chunks(txn, ino, inode.inline or b"", parts)
             allocated = await self._allocation.after_write(ino, inode, touched, size)
             changed = inode._replace(inline=None, size=size, allocated_bytes=allocated)
+        drop_capability(txn, self._keys, ino, inode)
         if batch.drops_set_id:
             changed = changed._replace(mode=without_set_id(changed.mode))
         return changed
 
-    async def truncate(self, ino: Ino, size: int, now_ns: int) -> None:
+    async def truncate(
+        self, ino: Ino, size: int, now_ns: int, *, drops_set_id: bool = False
+    ) -> None:
         """Set the size; bytes beyond are gone, new ones read as zeros. Costs by what is allocated.
+
+        ``drops_set_id``: as with a write.
 
         Raises:
             FilesystemError: ESTALE, the file is gone; EFBIG; EISDIR; EINVAL, a negative size, or
@@ -191,6 +196,9 @@ class FileContent:
             else:
                 allocated = await self._allocation.after_write(ino, inode, (), size)
                 changed = inode._replace(size=size, allocated_bytes=allocated)
+            drop_capability(txn, self._keys, ino, inode)
+            if drops_set_id:
+                changed = changed._replace(mode=without_set_id(changed.mode))
             self._allocation.record(txn, ino, node, changed, Times(now_ns, now_ns))
 
         await self._transactions.run(attempt)

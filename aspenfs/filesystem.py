@@ -25,7 +25,7 @@ from typing import NamedTuple
 import trio
 
 from aspenfs import limits
-from aspenfs.attributes import AttributeSetter
+from aspenfs.attributes import CAPABILITY_XATTR, AttributeSetter
 from aspenfs.cache import Caches, CacheStatistics
 from aspenfs.chunk_reader import ChunkReader
 from aspenfs.coherence import Coherence, Lifetimes
@@ -359,8 +359,8 @@ class Filesystem:
 
         It then has all that was closed before, on whatever mount (close-to-open).
 
-        ``drops_set_id``: writes clear set-user-ID and an effective set-group-ID, as write(2) of an
-        unprivileged process does; for a caller whose kernel leaves that to us.
+        ``drops_set_id``: O_TRUNC, writes, copies and allocations clear set-user-ID and an effective
+        set-group-ID, as those of an unprivileged process do.
         ``is_retry``: the caller has looked every name up anew, because this said ESTALE.
 
         Raises:
@@ -380,7 +380,7 @@ class Filesystem:
         self._orphans.opened(ino, node.inode)
         if flags & os.O_TRUNC:  # with O_RDONLY too, as Linux does
             try:
-                await self._data.truncate(ino, 0)
+                await self._data.truncate(ino, 0, drops_set_id=drops_set_id)
             except BaseException:
                 self._data.close(fh)
                 raise
@@ -699,6 +699,8 @@ class Filesystem:
         Raises:
             FilesystemError: ENODATA, ESTALE.
         """
+        if name == CAPABILITY_XATTR and self._data.has_dirty_bytes(ino):
+            raise FilesystemError(errno.ENODATA)  # their commit takes it
         return await self._xattrs.get(ino, name)
 
     async def listxattr(self, ino: Ino) -> list[bytes]:
@@ -707,7 +709,8 @@ class Filesystem:
         Raises:
             FilesystemError: E2BIG, ESTALE.
         """
-        return await self._xattrs.names(ino)
+        lost = CAPABILITY_XATTR if self._data.has_dirty_bytes(ino) else None
+        return [name for name in await self._xattrs.names(ino) if name != lost]
 
     async def setxattr(self, ino: Ino, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute; XATTR_CREATE and XATTR_REPLACE are honoured.
@@ -715,6 +718,7 @@ class Filesystem:
         Raises:
             FilesystemError: EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP, EINVAL, ESTALE.
         """
+        await self._before_change(ino, name)
         await self._xattrs.set(ino, name, value, flags)
 
     async def removexattr(self, ino: Ino, name: bytes) -> None:
@@ -723,7 +727,13 @@ class Filesystem:
         Raises:
             FilesystemError: ENODATA, ESTALE.
         """
+        await self._before_change(ino, name)
         await self._xattrs.remove(ino, name)
+
+    async def _before_change(self, ino: Ino, xattr_name: bytes) -> None:
+        """Let bytes that were written before take a capability before it is changed."""
+        if xattr_name == CAPABILITY_XATTR:
+            await self._data.flush_inode(ino)
 
     # --- the volume -----------------------------------------------------------------------------
 

@@ -79,6 +79,11 @@ class OpenFile:
         return bool(self.dirty or self.appended or self.batch or self.times)
 
     @property
+    def has_dirty_bytes(self) -> bool:
+        """Whether bytes wait for a commit, or are in one, and not only times."""
+        return bool(self.waiting_bytes or (self.batch is not None and self.batch.byte_count))
+
+    @property
     def appended_from(self) -> int:
         """Where the bytes begin that were appended and are not committed; FILE_BYTES_MAX: none."""
         if self.batch is not None and self.batch.appended:

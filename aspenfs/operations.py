@@ -288,7 +288,7 @@ class Operations(pyfuse3.Operations):
         fh = await self._fs.open(
             Ino(inode),
             flags,
-            drops_set_id=direct and ctx.uid != 0,
+            drops_set_id=_lacks_fsetid(ctx),
             is_retry=self._retries.takes_anew(ctx.pid, "open", inode),
         )
         self._retries.succeeded(ctx.pid)
@@ -330,7 +330,7 @@ class Operations(pyfuse3.Operations):
             mode,
             flags,
             _context(ctx),
-            drops_set_id=direct and ctx.uid != 0,
+            drops_set_id=_lacks_fsetid(ctx),
         )
         self._openers[fh] = ctx.pid
         keep = self._fs.hears_of_changes
@@ -480,6 +480,16 @@ def _is_direct(flags: int) -> bool:
     Kernels before 6.6 leave stale pages behind a direct write (fuse_direct_io in fs/fuse/file.c).
     """
     return _DIRECT_WRITES_ARE_COHERENT and flags & os.O_ACCMODE == os.O_WRONLY
+
+
+def _lacks_fsetid(ctx: pyfuse3.RequestContext) -> bool:
+    """Return whether what an opener does to a file clears its set-ID bits; see CAP_FSETID.
+
+    The kernel tells the filesystem's user ID, and not the capabilities. It clears the bits itself
+    before a write to its page cache, but not with O_TRUNC (fuse_do_setattr in fs/fuse/dir.c), nor
+    when a handle bypasses the cache.
+    """
+    return ctx.uid != 0
 
 
 def _kernel_version() -> tuple[int, ...]:

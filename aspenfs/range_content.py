@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from aspenfs import limits
 from aspenfs.allocation import Allocation
+from aspenfs.attributes import drop_capability
 from aspenfs.chunks import chunk_count, extent_bytes, slices
 from aspenfs.inodes import Inodes
 from aspenfs.keys import Keys
 from aspenfs.metadata import Inode, Times, without_set_id
+from aspenfs.nodes import Node
 from aspenfs.session import Session
 from aspenfs.stored_chunks import StoredChunks
 from aspenfs.txn import Transaction, Transactions
@@ -83,9 +85,7 @@ class RangeContent:
                 changed = inode._replace(size=size, allocated_bytes=allocated)
             else:
                 changed = self._allocate_inline(txn, ino, inode, inode.inline, cut, size)
-            changed = _written(changed, writer)
-            times = Times(writer.now_ns, writer.now_ns)
-            self._allocation.record(txn, ino, node, changed, times)
+            self._record(txn, ino, node, changed, writer)
 
         await self._transactions.run(attempt)
 
@@ -168,8 +168,7 @@ class RangeContent:
                 )
             if source != target:
                 txn.require(self._keys.inode(source), source_node.revision)
-            times = Times(writer.now_ns, writer.now_ns)
-            self._allocation.record(txn, target, node, _written(changed, writer), times)
+            self._record(txn, target, node, changed, writer)
             return copied
 
         return await self._transactions.run(attempt)
@@ -202,6 +201,11 @@ class RangeContent:
         allocated = await self._allocation.after_replacing(ino, inode, first, stop - 1, new, size)
         return inode._replace(size=size, allocated_bytes=allocated)
 
-
-def _written(inode: Inode, writer: Writer) -> Inode:
-    return inode._replace(mode=without_set_id(inode.mode)) if writer.drops_set_id else inode
+    def _record(
+        self, txn: Transaction, ino: Ino, node: Node, changed: Inode, writer: Writer
+    ) -> None:
+        """Record what a file is after a change of its bytes, and what that takes from it."""
+        if writer.drops_set_id:
+            changed = changed._replace(mode=without_set_id(changed.mode))
+        drop_capability(txn, self._keys, ino, changed)
+        self._allocation.record(txn, ino, node, changed, Times(writer.now_ns, writer.now_ns))

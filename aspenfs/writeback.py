@@ -145,15 +145,18 @@ class Writeback:
         file.raise_error()
         return node
 
-    async def truncate(self, file: OpenFile, size: int) -> None:
-        """Set the size of a file, after what was written before.
+    async def truncate(self, file: OpenFile, size: int, *, drops_set_id: bool) -> None:
+        """Set the size of a file, after what was written before; see FileContent.truncate.
 
         Raises:
             FilesystemError: ESTALE, EFBIG, EINVAL.
             AspenError, AspenKvError: a commit failed.
         """
         await self.when_clean(
-            file, lambda: self._content.truncate(file.ino, size, self._clock.now_ns())
+            file,
+            lambda: self._content.truncate(
+                file.ino, size, self._clock.now_ns(), drops_set_id=drops_set_id
+            ),
         )
 
     async def when_clean(self, file: OpenFile, change: Callable[[], Awaitable[T]]) -> T:
