@@ -210,12 +210,20 @@ class Data:
         return now is None or now.inode != node.inode
 
     async def write(
-        self, fh: FileHandle, offset: int, data: Buffer, *, may_be_page: bool = False
+        self,
+        fh: FileHandle,
+        offset: int,
+        data: Buffer,
+        *,
+        may_be_page: bool = False,
+        drops_set_id: bool | None = None,
     ) -> int:
         """Take ``data`` into the dirty buffer, waiting for room; return its length.
 
         On an O_APPEND handle the offset is ignored: the bytes go where the file ends when they are
         committed, so that appends of several machines never overwrite each other.
+
+        ``drops_set_id``: what is known of this write; None: what the opener said counts.
 
         Raises:
             FilesystemError: EBADF, the handle is not for writing; EFBIG; EINVAL; ETIMEDOUT, the
@@ -232,7 +240,7 @@ class Data:
         if not data:
             return 0
         file = handle.file
-        file.drops_set_id |= handle.drops_set_id
+        file.drops_set_id |= handle.drops_set_id if drops_set_id is None else drops_set_id
         appends = handle.appends
         if appends and may_be_page and await self._is_page(handle, offset, len(data)):
             appends = False

@@ -211,9 +211,16 @@ class Filesystem:
         return bool(self._known.names(ino)) and not self._data.is_open(ino)
 
     async def setattr(
-        self, ino: Ino, changes: AttributeChanges, fh: FileHandle | None = None
+        self,
+        ino: Ino,
+        changes: AttributeChanges,
+        fh: FileHandle | None = None,
+        *,
+        drops_set_id: bool = False,
     ) -> Attributes:
         """Change attributes, the size first; return those after the change.
+
+        ``drops_set_id``: a change of the size clears set-user-ID and an effective set-group-ID.
 
         Raises:
             FilesystemError: ESTALE, EFBIG, EINVAL, EROFS; EBADF, ``fh`` is no open file.
@@ -221,7 +228,7 @@ class Filesystem:
         if fh is not None:
             self._data.ino_of(fh)
         if changes.size is not None:
-            await self._data.truncate(ino, changes.size)
+            await self._data.truncate(ino, changes.size, drops_set_id=drops_set_id)
             changes = changes._replace(size=None)
             if not any(change is not None for change in changes):
                 return await self.getattr(ino)
@@ -455,18 +462,28 @@ class Filesystem:
         return found
 
     async def write(
-        self, fh: FileHandle, offset: int, data: bytes, *, may_be_page: bool = False
+        self,
+        fh: FileHandle,
+        offset: int,
+        data: bytes,
+        *,
+        may_be_page: bool = False,
+        drops_set_id: bool | None = None,
     ) -> int:
         """Take bytes into the dirty buffer; return how many. On O_APPEND ``offset`` is ignored.
 
         ``may_be_page``: the caller is a kernel, which writes the pages of a mapping back through
         any handle that was mapped, also one with O_APPEND; they go where they belong.
+        ``drops_set_id``: whether it clears set-user-ID and an effective set-group-ID; by default as
+        :meth:`open` was told of all writes.
 
         Raises:
             FilesystemError: EBADF, EINVAL, EFBIG, ESTALE, EIO.
         """
         self._locks.require_valid(self._data.ino_of(fh))
-        return await self._data.write(fh, offset, data, may_be_page=may_be_page)
+        return await self._data.write(
+            fh, offset, data, may_be_page=may_be_page, drops_set_id=drops_set_id
+        )
 
     async def flush(self, fh: FileHandle, lock_owner: int | None = None) -> None:
         """Commit what is dirty of the file, as close(2) does, so that others see it.

@@ -26,7 +26,14 @@ from aspenfs import limits
 from aspenfs.errors import FilesystemError, errno_of
 from aspenfs.extra_operations import ExtraOperations
 from aspenfs.filesystem import Filesystem
-from aspenfs.fuse_extension import WRITE_OF_PAGE_CACHE, FuseExtension, Settings
+from aspenfs.fuse_extension import (
+    OPEN_KILL_SUIDGID,
+    SETATTR_KILL_SUIDGID,
+    WRITE_KILL_SUIDGID,
+    WRITE_OF_PAGE_CACHE,
+    FuseExtension,
+    Settings,
+)
 from aspenfs.interrupts import Caller, Interrupts
 from aspenfs.kernel_notifier import KernelNotifier
 from aspenfs.path_retries import PathRetries
@@ -120,7 +127,10 @@ class Operations(pyfuse3.Operations):
             ExtraOperations(filesystem, self._notifier),
             self.explain,
             Settings(
-                locks=shares_locks, direct_mmap=True, max_background=limits.KERNEL_BACKGROUND_MAX
+                locks=shares_locks,
+                kill_privileges=True,
+                direct_mmap=True,
+                max_background=limits.KERNEL_BACKGROUND_MAX,
             ),
         )
 
@@ -200,6 +210,8 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         """See Filesystem.setattr."""
         del ctx
+        request = self.extension.last_request()
+        drops_set_id = request is not None and bool(request.flags & SETATTR_KILL_SUIDGID)
         changes = AttributeChanges(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -209,7 +221,8 @@ class Operations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
         handle = None if fh is None else FileHandle(fh)
-        return self._entry(await self._fs.setattr(Ino(inode), changes, handle))
+        found = await self._fs.setattr(Ino(inode), changes, handle, drops_set_id=drops_set_id)
+        return self._entry(found)
 
     @_handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
@@ -288,7 +301,7 @@ class Operations(pyfuse3.Operations):
         fh = await self._fs.open(
             Ino(inode),
             flags,
-            drops_set_id=_lacks_fsetid(ctx),
+            drops_set_id=self._lacks_fsetid(ctx),
             is_retry=self._retries.takes_anew(ctx.pid, "open", inode),
         )
         self._retries.succeeded(ctx.pid)
@@ -299,6 +312,15 @@ class Operations(pyfuse3.Operations):
         )
         direct = direct or self._reads_past_pages(Ino(inode), flags)
         return pyfuse3.FileInfo(fh=fh, keep_cache=keep, direct_io=direct)
+
+    def _lacks_fsetid(self, ctx: pyfuse3.RequestContext) -> bool:
+        """Return whether what an opener does to a file clears its set-ID bits; see CAP_FSETID.
+
+        The kernel says so of O_TRUNC and of each write, but only to the extension. Else, and for
+        copies and allocations, which carry no such flag, the opener's user ID has to do.
+        """
+        request = self.extension.last_request()
+        return ctx.uid != 0 or (request is not None and bool(request.flags & OPEN_KILL_SUIDGID))
 
     def _reads_past_pages(self, ino: Ino, flags: int) -> bool:
         """Return whether a handle is to be read without the kernel's pages.
@@ -330,7 +352,7 @@ class Operations(pyfuse3.Operations):
             mode,
             flags,
             _context(ctx),
-            drops_set_id=_lacks_fsetid(ctx),
+            drops_set_id=self._lacks_fsetid(ctx),
         )
         self._openers[fh] = ctx.pid
         keep = self._fs.hears_of_changes
@@ -346,7 +368,10 @@ class Operations(pyfuse3.Operations):
         """See Filesystem.write. Without the extension any write may be pages of a mapping."""
         request = self.extension.last_request()
         may_be_page = request is None or bool(request.flags & WRITE_OF_PAGE_CACHE)
-        return await self._fs.write(FileHandle(fh), off, buf, may_be_page=may_be_page)
+        drops_set_id = None if request is None else bool(request.flags & WRITE_KILL_SUIDGID)
+        return await self._fs.write(
+            FileHandle(fh), off, buf, may_be_page=may_be_page, drops_set_id=drops_set_id
+        )
 
     @_handler
     async def flush(self, fh: int) -> None:
@@ -476,20 +501,10 @@ def _is_direct(flags: int) -> bool:
 
     A write-only handle does: nothing can be read or mapped through it, so its writes need no second
     copy in the page cache, nor the question for security.capability that the kernel asks before
-    each cached write. What it skips with that, clearing the set-ID bits, the filesystem does.
+    each cached write without the extension.
     Kernels before 6.6 leave stale pages behind a direct write (fuse_direct_io in fs/fuse/file.c).
     """
     return _DIRECT_WRITES_ARE_COHERENT and flags & os.O_ACCMODE == os.O_WRONLY
-
-
-def _lacks_fsetid(ctx: pyfuse3.RequestContext) -> bool:
-    """Return whether what an opener does to a file clears its set-ID bits; see CAP_FSETID.
-
-    The kernel tells the filesystem's user ID, and not the capabilities. It clears the bits itself
-    before a write to its page cache, but not with O_TRUNC (fuse_do_setattr in fs/fuse/dir.c), nor
-    when a handle bypasses the cache.
-    """
-    return ctx.uid != 0
 
 
 def _kernel_version() -> tuple[int, ...]:

@@ -118,3 +118,26 @@ async def test_an_open_that_cuts_clears_the_set_id_bits_of_who_may_not_keep_them
     await fs.release(fh)
     if other is not None:
         await fs.release(other)
+
+
+@pytest.mark.parametrize(("drops", "expected"), [(True, 0o755), (False, 0o6755)])
+async def test_a_truncate_clears_the_set_id_bits_of_who_may_not_keep_them(
+    fs: Filesystem, *, drops: bool, expected: int
+) -> None:
+    ino = await make_file(fs, b"file", b"content")
+    await fs.setattr(ino, AttributeChanges(mode=0o6755))
+    found = await fs.setattr(ino, AttributeChanges(size=3), drops_set_id=drops)
+    assert stat.S_IMODE(found.mode) == expected
+
+
+@pytest.mark.parametrize("opener", [False, True])
+@pytest.mark.parametrize(("drops", "expected"), [(True, 0o755), (False, 0o6755)])
+async def test_what_is_known_of_a_write_counts_more_than_who_opened(
+    fs: Filesystem, *, opener: bool, drops: bool, expected: int
+) -> None:
+    ino = await make_file(fs, b"file", b"content")
+    await fs.setattr(ino, AttributeChanges(mode=0o6755))
+    fh = await fs.open(ino, os.O_RDWR, drops_set_id=opener)
+    await fs.write(fh, 0, b"C", drops_set_id=drops)
+    await fs.release(fh)
+    assert stat.S_IMODE((await fs.getattr(ino)).mode) == expected

@@ -147,3 +147,36 @@ def test_who_writes_a_program_does_not_run_it_as_its_owner(
     assert run_as(NOBODY, EXECUTED, program).strip() == "0"
     assert run_as(NOBODY, EXECUTED_AT_ONCE, program, str(flags)).strip() == str(NOBODY)
     program.unlink()
+
+
+COUNTING: Final = """
+import aspenfs.fuse_extension  # before pyfuse3
+from aspenfs.operations import Operations
+
+def note(name):
+    handler = getattr(Operations, name)
+    async def noting(self, *args):
+        with open({log!r}, "a") as log:
+            log.write(name + " ")
+        return await handler(self, *args)
+    setattr(Operations, name, noting)
+
+for name in ("getattr", "setattr", "getxattr", "listxattr", "write"):
+    note(name)
+"""
+
+
+def test_a_small_write_through_the_page_cache_is_one_request(workplace: Path) -> None:
+    log = workplace / "requests"
+    (workplace / "sitecustomize.py").write_text(COUNTING.format(log=str(log)))
+    with mounting(workplace, prefix=("env", f"PYTHONPATH={workplace}")) as mount:
+        assert mount.status()["why_no_extension"] is None
+        fd = os.open(mount.mountpoint / "file", os.O_RDWR | os.O_CREAT)
+        try:
+            os.pwrite(fd, b"first", 0)  # here the kernel asks for a capability, once
+            log.write_text("")
+            for at in range(10):
+                os.pwrite(fd, b"x", at)
+            assert log.read_text().split() == ["write"] * 10
+        finally:
+            os.close(fd)
