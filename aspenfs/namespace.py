@@ -115,7 +115,7 @@ class Namespace:
         """Make an inode of any type and its name, as mknod(2), mkdir(2), symlink(2) and open(2) do.
 
         The group, the set-group-ID bit of a directory and the ACL are inherited as POSIX and
-        inode_init_owner() of Linux say.
+        inode_init_owner() of Linux say; where no ACL is, the umask applies.
 
         Raises:
             FilesystemError: EEXIST, ENAMETOOLONG, EMLINK, ENOENT (the directory was removed).
@@ -137,8 +137,8 @@ class Namespace:
                 if is_directory:
                     new_mode |= stat.S_ISGID
             xattrs: dict[bytes, bytes] = {}
-            if target is None and above.inode.has_xattrs:
-                new_mode, xattrs = await self._inherit(parent, above, new_mode)
+            if target is None:
+                new_mode, xattrs = await self._inherit(parent, above, new_mode, ctx.umask)
             now_ns = self._now_ns()
             inode = Inode(
                 mode=new_mode,
@@ -364,11 +364,16 @@ class Namespace:
             raise FilesystemError(errno.ENOENT)
         return _Existing(entry, entry.dentry.ino, node)
 
-    async def _inherit(self, parent: Ino, above: Node, mode: int) -> tuple[int, dict[bytes, bytes]]:
-        """Return the mode and the ACLs that a new inode gets from its directory's default ACL."""
+    async def _inherit(
+        self, parent: Ino, above: Node, mode: int, umask: int
+    ) -> tuple[int, dict[bytes, bytes]]:
+        """Return the mode and the ACLs that a new inode gets from its directory's default ACL.
+
+        Without one the umask is taken off the mode, once more if the kernel has done so already.
+        """
         found = await self._inodes.xattr(parent, above, acl.DEFAULT_XATTR)
         if found is None:
-            return mode, {}
+            return mode & ~(umask & 0o777), {}
         access, new_mode = acl.inherit(acl.parse(found.value), mode)
         xattrs = {} if access is None else {acl.ACCESS_XATTR: acl.encode(access)}
         if stat.S_ISDIR(mode):

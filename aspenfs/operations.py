@@ -128,6 +128,7 @@ class Operations(pyfuse3.Operations):
             self.explain,
             Settings(
                 locks=shares_locks,
+                apply_umask=True,
                 kill_privileges=True,
                 direct_mmap=True,
                 max_background=limits.KERNEL_BACKGROUND_MAX,

@@ -39,7 +39,7 @@ class Clock(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Who makes a request. ``umask`` is informative: the kernel has applied it to modes."""
+    """Who makes a request. ``umask`` is taken off modes where no default ACL stands in its place."""
 
     uid: int
     gid: int

@@ -146,3 +146,20 @@ async def test_chmod_sees_an_acl_that_another_client_sets_meanwhile(
         gate.open()
     assert (await entries(fs, ino))[acl.MASK] == 0
     assert await permissions(fs, ino) == 0o600
+
+
+@pytest.mark.parametrize(("has_default", "expected"), [(False, 0o640), (True, 0o660)])
+async def test_a_default_acl_stands_in_place_of_the_umask(
+    fs: Filesystem, *, has_default: bool, expected: int
+) -> None:
+    if has_default:
+        entries = (
+            acl.Entry(acl.USER_OBJ, 7),
+            acl.Entry(acl.GROUP_OBJ, 7),
+            acl.Entry(acl.OTHER, 0),
+        )
+        await fs.setxattr(ROOT_INO, acl.DEFAULT_XATTR, acl.encode(entries))
+    made = await fs.mknod(ROOT_INO, b"made", 0o666, 0, ROOT._replace(umask=0o027))
+    assert stat.S_IMODE(made.mode) == expected
+    link = await fs.symlink(ROOT_INO, b"link", b"target", ROOT._replace(umask=0o027))
+    assert stat.S_IMODE(link.mode) == 0o777
