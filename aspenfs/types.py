@@ -39,7 +39,7 @@ class Clock(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Who makes a request. ``umask`` is taken off modes where no default ACL stands in its place."""
+    """Who makes a request. ``umask`` applies to modes where no default ACL stands in its place."""
 
     uid: int
     gid: int
