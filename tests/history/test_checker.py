@@ -71,6 +71,9 @@ MADE: Final = (tree(0, 5, "create a", seen="#1"), tree(0, 5, "mkdir d"))
             tree(60, 70, "open a", "ENOENT"),
             tree(80, 85, "open b", seen="#1"),
         ],
+        # Nor if another has just done the same; but only one of two did it if that was before.
+        [tree(10, 90, "rename d e"), tree(20, 30, "rename d e"), tree(40, 50, "list e")],
+        [tree(10, 20, "rename d e"), tree(30, 40, "rename d e", "ENOENT")],
         # A path leads to where its directory has gone meanwhile.
         [
             tree(10, 90, "create d/a", seen="#2"),
@@ -123,6 +126,7 @@ def test_trees_that_can_be(calls: list[Call]) -> None:
         ([tree(10, 20, "open a", "ESTALE")], "open(a) = ESTALE"),
         ([tree(10, 20, "open a", seen="#2")], "open(a) = ok #2"),
         ([tree(10, 20, "rename a d/a", "ESTALE")], "rename(a, d/a) = ESTALE"),
+        ([tree(10, 20, "rename d e"), tree(30, 40, "rename d e")], "rename(d, e) = ok"),
         ([tree(10, 20, "rename d e", "ESTALE")], "rename(d, e) = ESTALE"),
         ([tree(10, 30, "create b", seen="#2"), tree(20, 40, "create b", seen="#3")], "create(b)"),
         ([tree(10, 20, "create b", "EEXIST")], "create(b) = EEXIST"),

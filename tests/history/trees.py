@@ -245,14 +245,15 @@ def _may_be_stale(tree: Tree, call: Call, at: list[str]) -> bool:
 def _rename_to_itself(
     tree: Tree, call: Call, progress: Progress, at: list[str], walks_count: int
 ) -> Iterator[tuple[State, Progress | None]]:
-    """Yield the two steps of a rename that does nothing: both names mean the same file.
+    """Yield the two steps of a rename that does nothing: both names mean the same.
 
-    Linux looks up first the one, then the other, and compares (vfs_rename in fs/namei.c).
+    Linux looks up first the one, then the other, and compares (vfs_rename in fs/namei.c). So when
+    another mount does the same rename in between, both are told that it was done.
     """
     (source, target), (old, new) = at, map(_last, call.names)
     if len(progress) == walks_count:
         node = tree.node(source, old)
-        if node is not None and node.startswith(_FILE):
+        if node is not None:
             yield tree.state, (*progress, node)
     elif tree.node(target, new) == progress[-1]:
         yield tree.state, None
