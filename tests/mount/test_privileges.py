@@ -94,14 +94,24 @@ def after(change: str, path: Path, mode: int, user: int) -> Privileges:
     return found
 
 
-@pytest.fixture(scope="module")
-def places() -> Iterator[tuple[Path, Path]]:
+# What is None among the modules cannot be imported: as if it had not been built.
+WITHOUT_EXTENSION: Final = "import sys\nsys.modules['aspenfs.fuse_extension._native'] = None\n"
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["extension", "no extension"])
+def places(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Path]]:
     """A directory of a mount and one of a tmpfs, where every user may go."""
     with tempfile.TemporaryDirectory(prefix="aspenfs-test-", dir="/dev/shm") as local:
         Path(local).chmod(0o755)
         work = Path(local) / "work"
         work.mkdir()
-        with mounting(work, "-o", "allow_other") as mount:
+        prefix: tuple[str, ...] = ()
+        if not request.param:
+            (work / "sitecustomize.py").write_text(WITHOUT_EXTENSION)
+            prefix = ("env", f"PYTHONPATH={work}")
+        with mounting(work, "-o", "allow_other", prefix=prefix) as mount:
+            if not request.param:
+                mount.expected_log.append("without the FUSE extension")
             yield mount.mountpoint, Path(local)
 
 
