@@ -80,6 +80,7 @@ KERNEL_CHANGING_S: Final = 1.0  # after a change by others; who opens then reads
 KERNEL_CHANGING_MAX: Final = 4096  # inodes of which that is remembered
 KERNEL_DELAY_S: Final = 0.1  # until the kernel has a reply in hand, at which its timeouts begin
 PATH_RETRIES_MAX: Final = 4096  # threads that are about to try again what was ESTALE
+PATH_WALKED_S: Final = 0.25  # from a walk's last lookup to the open that it was for
 PATH_RETRY_S: Final = 10.0  # after which they are not, however slow the machine
 READDIR_KEPT_NAMES_MAX: Final = 4096  # per open directory, for seekdir
 READDIR_CHECKPOINTS_MAX: Final = 1024  # per open directory, for seekdir further back

@@ -21,6 +21,7 @@ class _Stale(NamedTuple):
     ino: int
     told_at_s: float
     found: int
+    found_at_s: float
 
 
 class PathRetries:
@@ -41,7 +42,7 @@ class PathRetries:
         if stale is None:
             return
         if ino:
-            self._stale[tid] = stale._replace(found=ino)
+            self._stale[tid] = stale._replace(found=ino, found_at_s=self._monotonic())
         else:
             del self._stale[tid]  # the walk ends here
 
@@ -49,14 +50,15 @@ class PathRetries:
         """Return whether a thread has come to an inode by the walk that follows ESTALE.
 
         So the names are right, even if others have changed them again meanwhile; who said ESTALE
-        again would say it to the process.
+        again would say it to the process. An open may also have been told so by the GETATTR before
+        it, but so may a stat, after whose walk nothing follows: that is told by the time.
         """
         stale = self._stale.get(tid)
-        return (
-            stale is not None
-            and (stale.call, stale.found) == (call, ino)
-            and self._is_recent(stale)
-        )
+        if stale is None or stale.found != ino:
+            return False
+        if stale.call == call:
+            return self._is_recent(stale)
+        return self._monotonic() - stale.found_at_s < limits.PATH_WALKED_S
 
     def succeeded(self, tid: int) -> None:
         """Note that a thread's call went well."""
@@ -72,7 +74,8 @@ class PathRetries:
         if before is not None and before[:2] == (call, ino) and self._is_recent(before):
             return errno.ENOENT
         # Until a lookup says otherwise: what no name leads to, it comes back to at once.
-        self._stale[tid] = _Stale(call, ino, self._monotonic(), found=ino)
+        now_s = self._monotonic()
+        self._stale[tid] = _Stale(call, ino, now_s, found=ino, found_at_s=float("-inf"))
         if len(self._stale) > limits.PATH_RETRIES_MAX:
             self._stale.popitem(last=False)
         return errno.ESTALE

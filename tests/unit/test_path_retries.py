@@ -36,10 +36,20 @@ def test_the_try_after_estale_is_known_by_where_its_walk_ends(retries: PathRetri
     retries.looked_up(TID, 6)
     retries.looked_up(OTHER, 7)
     assert not retries.takes_anew(OTHER, "open", 6)
-    assert not retries.takes_anew(TID, "opendir", 6)
     assert not retries.takes_anew(TID, "open", 5)
     assert retries.takes_anew(TID, "open", 6)
     retries.succeeded(TID)
+    assert not retries.takes_anew(TID, "open", 6)
+
+
+def test_an_open_that_was_refused_by_its_getattr_comes_soon_after_the_walk(
+    retries: PathRetries, clock: Clock
+) -> None:
+    retries.error_for(TID, "getattr", 5)
+    assert not retries.takes_anew(TID, "open", 5)
+    retries.looked_up(TID, 6)
+    assert retries.takes_anew(TID, "open", 6)
+    clock.now_s = limits.PATH_WALKED_S
     assert not retries.takes_anew(TID, "open", 6)
 
 
