@@ -196,19 +196,12 @@ class Filesystem:
         """
         await self._coherence.before_getattr()
         node = await self._inodes.node(ino)
-        if node is not None and (node.inode.nlink or not self._was_removed_by_others(ino)):
+        if node is not None:
             return self._seen(ino, node)
         removed = self._removed.get(ino)
         if removed is not None:
             return removed
         raise FilesystemError(errno.ESTALE, f"inode {ino} is gone")
-
-    def _was_removed_by_others(self, ino: Ino) -> bool:
-        """Return whether an inode without a link is still reached by a name, which is outdated.
-
-        It lingers, but a path that leads to it has to be walked anew; not so an open file.
-        """
-        return bool(self._known.names(ino)) and not self._data.is_open(ino)
 
     async def setattr(
         self,

@@ -67,14 +67,18 @@ class PathRetries:
     def error_for(self, tid: int, call: str, ino: int) -> int:
         """Return the errno for a call on an inode that is gone.
 
-        ESTALE; the second time ENOENT, as on a local disk: the thread gets to the inode by
-        something other than a name, such as a directory that it has open.
+        ESTALE; the second time ENOENT, as on a local disk. Then the thread gets to the inode by
+        something other than a name, such as a directory that it has open; or others have removed
+        what its walk had just found.
         """
-        before = self._stale.pop(tid, None)
-        if before is not None and before[:2] == (call, ino) and self._is_recent(before):
-            return errno.ENOENT
-        # Until a lookup says otherwise: what no name leads to, it comes back to at once.
         now_s = self._monotonic()
+        before = self._stale.pop(tid, None)
+        if before is not None and self._is_recent(before):
+            is_back = (before.call, before.ino) == (call, ino)
+            is_walking = now_s - before.found_at_s < limits.PATH_WALKED_S
+            if is_back or is_walking:
+                return errno.ENOENT
+        # Until a lookup says otherwise: what no name leads to, it comes back to at once.
         self._stale[tid] = _Stale(call, ino, now_s, found=ino, found_at_s=float("-inf"))
         if len(self._stale) > limits.PATH_RETRIES_MAX:
             self._stale.popitem(last=False)

@@ -84,6 +84,18 @@ def test_what_no_name_leads_to_is_missing_the_second_time(retries: PathRetries) 
     assert retries.error_for(TID, "lookup", 6) == errno.ENOENT
 
 
+def test_what_is_gone_again_at_the_end_of_its_walk_is_missing(
+    retries: PathRetries, clock: Clock
+) -> None:
+    retries.error_for(TID, "getattr", 5)
+    retries.looked_up(TID, 6)
+    assert retries.error_for(TID, "getattr", 6) == errno.ENOENT
+    retries.error_for(TID, "getattr", 5)
+    retries.looked_up(TID, 6)
+    clock.now_s = limits.PATH_WALKED_S
+    assert retries.error_for(TID, "getattr", 6) == errno.ESTALE
+
+
 def test_the_threads_are_bounded(retries: PathRetries, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PATH_RETRIES_MAX", 1)
     retries.error_for(TID, "open", 5)
