@@ -11,6 +11,7 @@ from typing import Final
 import pytest
 
 from tests.coherence.pairs import Pair
+from tests.mount.test_workloads import run
 from tests.network.test_mount_far import git, make_repository
 
 pytestmark = pytest.mark.mount
@@ -47,12 +48,10 @@ def test_sqlite_reads_what_the_other_mount_has_committed(pair: Pair) -> None:
 
 def test_tar_packs_the_tree_that_the_other_mount_has_unpacked(pair: Pair, tmp_path: Path) -> None:
     make_repository(tmp_path / "source", tmp_path)
-    with tarfile.open(tmp_path / "tree.tar", "w") as archive:
-        archive.add(tmp_path / "source", "tree")
-    with tarfile.open(tmp_path / "tree.tar") as archive:
-        archive.extractall(pair.first, filter="tar")
-    with tarfile.open(tmp_path / "again.tar", "w") as archive:
-        archive.add(pair.second / "tree", "tree")
+    (tmp_path / "source").rename(tmp_path / "tree")
+    run("tar", "-cf", tmp_path / "tree.tar", "-C", tmp_path, "tree")
+    run("tar", "-xf", tmp_path / "tree.tar", "-C", pair.first)
+    run("tar", "-cf", tmp_path / "again.tar", "-C", pair.second, "tree")
     with tarfile.open(tmp_path / "tree.tar") as one, tarfile.open(tmp_path / "again.tar") as other:
         for ours, theirs in zip(
             sorted(one.getmembers(), key=lambda member: member.name),
