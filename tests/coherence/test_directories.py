@@ -24,6 +24,7 @@ REFUSALS: Final = frozenset(
         errno.EEXIST,
         errno.ENOTEMPTY,
         errno.EINVAL,  # into itself
+        errno.ESTALE,  # the other has moved it again while Linux walked the path once more
     }
 )
 
