@@ -90,8 +90,6 @@ MADE: Final = (tree(0, 5, "create a", seen="#1"), tree(0, 5, "mkdir d"))
             tree(50, 60, "rename e/d e", "ENOTEMPTY"),
         ],
         [tree(10, 20, "mkdir e"), tree(30, 40, "rename d e"), tree(50, 60, "rename d e", "ENOENT")],
-        # The kernel cannot move a directory while it moves another.
-        [tree(10, 20, "mkdir e"), tree(30, 40, "rename d e/d", "ESTALE")],
         # A file that is opened can lose its name before it gets another.
         [tree(10, 40, "link a b", "ENOENT"), tree(20, 30, "unlink a")],
         [
@@ -178,6 +176,39 @@ def test_trees_that_can_be(calls: list[Call]) -> None:
 )
 def test_trees_that_cannot_be(calls: list[Call], wrong: str) -> None:
     assert explains(check([*MADE, *calls]), f"tree: {wrong}", "no order", ">> ")
+
+
+LAG: Final = 250_000_000
+
+
+@pytest.mark.parametrize(
+    ("refused", "is_excepted"),
+    [
+        (tree(30, 40, "open d/e/a", "ENOENT"), True),
+        (tree(30, 40, "rename d/e e/d", "ESTALE"), True),
+        (tree(LAG, LAG + 40, "open d/e/a", "ENOENT"), True),
+        (tree(LAG + 21, LAG + 40, "open d/e/a", "ENOENT"), False),  # it must have heard by then
+        (tree(2, 9, "open d/a", "ENOENT"), False),  # it had not happened yet
+        (tree(30, 40, "open d/e/a", "EEXIST"), False),
+        (tree(30, 40, "open a", "ENOENT"), False),  # through no directory
+    ],
+)
+def test_a_path_whose_directories_are_being_moved(refused: Call, *, is_excepted: bool) -> None:
+    """Another mount has moved e into d: what was in e is in d/e."""
+    calls = [
+        tree(0, 1, "create d/a", seen="#2"),
+        tree(0, 1, "mkdir e"),
+        tree(2, 3, "create e/a", seen="#3"),
+        tree(10, 20, "rename e d/e")._replace(mount=1),
+        refused,
+    ]
+    assert (check([MADE[0], tree(-5, -1, "mkdir d"), *calls]) == []) == is_excepted
+
+
+def test_a_mount_knows_what_it_has_moved_itself() -> None:
+    calls = [tree(10, 20, "mkdir e"), tree(30, 40, "rename d e/d")]
+    refused = tree(50, 60, "list e/d", "ENOENT")
+    assert explains(check([*MADE, *calls, refused]), "list(e/d) = ENOENT")
 
 
 def test_what_takes_too_long_is_not_accepted() -> None:

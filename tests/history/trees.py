@@ -191,8 +191,6 @@ def _results(tree: Tree, call: Call, at: list[str]) -> Iterator[Result]:
             yield _remove(tree, at[0], name)
         case "rename":
             yield _rename(tree, call, at)
-            if _may_be_stale(tree, call, at):
-                yield "ESTALE", tree.state
 
 
 def _nothing(tree: Tree) -> Result:
@@ -229,17 +227,6 @@ def _rename(tree: Tree, call: Call, at: list[str]) -> Result:
     if replaced is not None and not tree.is_empty(replaced):
         return "ENOTEMPTY", tree.state
     return OK, Tree(tree.without(source, old)).put(target, new, moved)
-
-
-def _may_be_stale(tree: Tree, call: Call, at: list[str]) -> bool:
-    """Return whether Linux may refuse to rename between directories, with ESTALE.
-
-    It holds s_vfs_rename_mutex when it looks up the two names, and cannot take it again to move a
-    directory to where a lookup finds that another client has moved it (__d_unalias in fs/dcache.c).
-    """
-    names = map(_last, call.names)
-    nodes = [tree.node(directory, name) for directory, name in zip(at, names, strict=True)]
-    return at[0] != at[1] and any(node and not node.startswith(_FILE) for node in nodes)
 
 
 def _rename_to_itself(
